@@ -1,0 +1,25 @@
+# One line a verb. Each installs what it needs: Python packages into .venv, programs (as root, with apt) for the tests.
+SHELL := /bin/bash
+JOBS ?= 2
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE :=
+PYTEST := python -m pytest -p no:cacheprovider -n $(JOBS)
+.PHONY: demo quick test lint types bench cov asan fuzz wheel docs clean peers
+.DEFAULT_GOAL := quick
+.NOTPARALLEL:
+
+demo:  env-run         ; lamella demo
+quick: env-test        ; $(PYTEST) -m "not slow"
+test:  env-test peers  ; $(PYTEST)
+lint:  env-lint        ; ruff check . && cython-lint src && codespell
+types: env-test env-lint; mypy && python -m mypy.stubtest --allowlist .ci/stubtest-allow --ignore-unused-allowlist $$(.ci/kernels)
+bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.bench
+cov:   env-test peers  ; .ci/coverage -n $(JOBS)
+asan:  env-test        ; .ci/sanitize -n $(JOBS) tests/kernels
+fuzz:  env-test        ; HYPOTHESIS_PROFILE=fuzz .ci/sanitize -n $(JOBS) -m hypothesis tests
+wheel: env-run         ; .ci/wheel
+docs:  env-docs        ; mkdocs build --strict
+clean:                 ; rm -rf .venv build dist site .coverage* src/*.egg-info src/lamella/_kernels/*.{so,c}
+
+env-%: ; @.ci/venv $(filter-out run,$*)
+peers: ; @tests/install_peers.sh

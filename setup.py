@@ -1,0 +1,44 @@
+"""Build the kernels. Everything static is in pyproject.toml; nothing is detected here."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content"]
+TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: the C must stay beside the .pyx
+DEBUG = os.environ.get("LAMELLA_DEBUG") == "1"  # Cython's own checks on, readable stacks
+ASAN = os.environ.get("LAMELLA_ASAN") == "1"  # address and undefined-behaviour sanitizers
+
+sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if ASAN else []
+# An environment's CFLAGS replaces the interpreter's flags, so the level is stated here, last.
+level = ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or ASAN or TRACE else ["-O3"]
+warnings = ["-Wall", "-Wextra"]
+
+extensions = [
+    Extension(
+        f"lamella._kernels.{name}",
+        [f"src/lamella/_kernels/{name}.pyx"],
+        define_macros=[("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else [],
+        extra_compile_args=[*warnings, *level, *sanitize],
+        extra_link_args=sanitize,
+    )
+    for name in KERNELS
+]
+directives = {
+    "language_level": 3,
+    "wraparound": False,  # boundscheck stays on: a negative index raises
+    "cdivision": True,  # unsigned arithmetic only
+    "embedsignature": True,
+    "embedsignature.format": "python",
+    "linetrace": TRACE,
+    "overflowcheck": DEBUG,  # not for sanitizers: they look at the arithmetic that is shipped
+    "initializedcheck": DEBUG or ASAN,
+    "nonecheck": DEBUG or ASAN,
+}
+setup(
+    ext_modules=cythonize(
+        extensions, include_path=["src"], build_dir=None if TRACE else "build/cython", compiler_directives=directives
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)

@@ -1,0 +1,102 @@
+"""Read the extended attributes of one inode into a run of extras, in memory that the caller owns.
+
+Names are sorted, so that equal sets give equal runs. ``security.selinux`` is left out unless asked for,
+``system.nfs4_acl`` always (layer-semantics 65).
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy
+from lamella._kernels._names cimport NameItem, sort_names
+from lamella._kernels._rows cimport EXT_HEADER, EXT_XATTR
+from lamella._kernels._statx cimport ENODATA, ENOTSUP, ERANGE, errno, lam_getxattr, lam_listxattr
+from lamella._kernels._status cimport OK, OS_ERROR, OUTPUT_FULL
+
+cdef enum:
+    MAX_XATTR = 65536        # bytes of a list of names, or of a value, at most
+    KEY_ROOM = 256           # a name and its NUL
+
+cdef struct XattrRun:
+    int fd                   # the inode itself, or with ``name`` its directory
+    const char* name         # NULL, or the name below fd
+    int by_cwd               # fd is the thread's working directory, and the name is looked up there
+    bint keep_selinux
+    uint8_t* scratch         # 8-byte aligned
+    int64_t scratch_cap
+    uint8_t* out             # the run is written here
+    int64_t out_cap
+    int64_t nbytes           # result: bytes of the run
+    int64_t need_scratch     # with OUTPUT_FULL: what scratch_cap, or
+    int64_t need_out         # ... out_cap, should be at least
+
+cdef inline bint _key_is(const uint8_t* key, int64_t n, const char* name, int64_t m) noexcept nogil:
+    return n == m and memcmp(key, name, n) == 0
+
+cdef inline int _list(XattrRun* x, NameItem** items, int64_t* n_items) noexcept nogil:
+    # the names that are kept, sorted; ``off`` counts from scratch
+    cdef int64_t n, at = 0, m, begin
+    cdef const uint8_t* nul
+    cdef bint kept
+    n_items[0] = 0
+    n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, x.scratch_cap) if x.scratch_cap >= KEY_ROOM else -1
+    if n < 0 and (x.scratch_cap < KEY_ROOM or errno == ERANGE and x.scratch_cap < MAX_XATTR):
+        x.need_scratch = 4096 if x.scratch_cap < KEY_ROOM else MAX_XATTR
+        return OUTPUT_FULL
+    if n < 0:
+        return OK if errno == ENOTSUP else OS_ERROR
+    begin = (n + 7) & ~<int64_t>7
+    m = n // 2 + 1                                    # a name and its NUL are two bytes at least
+    if n and x.scratch_cap - begin < 2 * m * <int64_t>sizeof(NameItem):
+        x.need_scratch = begin + 2 * m * <int64_t>sizeof(NameItem)
+        return OUTPUT_FULL
+    items[0] = <NameItem*>(x.scratch + begin)
+    while at < n and n_items[0] < m:
+        nul = <const uint8_t*>memchr(x.scratch + at, 0, n - at)
+        if nul == NULL:
+            break
+        kept = nul > x.scratch + at and not _key_is(x.scratch + at, nul - (x.scratch + at), b"system.nfs4_acl", 15)
+        if kept and (x.keep_selinux
+                     or not _key_is(x.scratch + at, nul - (x.scratch + at), b"security.selinux", 16)):
+            items[0][n_items[0]].off = <uint64_t>at
+            n_items[0] += 1
+        at = nul + 1 - x.scratch
+    items[0] = sort_names(x.scratch, <uint64_t>n, items[0], items[0] + m, n_items[0])
+    return OK
+
+cdef inline int _put(XattrRun* x, int64_t key_off) noexcept nogil:
+    # append the attribute whose name is at ``key_off`` of the scratch
+    cdef char key[KEY_ROOM]
+    cdef int64_t n = 0, room, got
+    cdef uint16_t n16
+    cdef uint32_t got32
+    while n < KEY_ROOM - 1 and key_off + n < x.scratch_cap and x.scratch[key_off + n]:
+        key[n] = <char>x.scratch[key_off + n]
+        n += 1
+    key[n] = 0
+    room = x.out_cap - x.nbytes - EXT_HEADER - n
+    if room < 1:
+        x.need_out = x.nbytes + EXT_HEADER + n + 4096
+        return OUTPUT_FULL
+    got = lam_getxattr(x.fd, x.name, x.by_cwd, key, x.out + x.nbytes + EXT_HEADER + n, room)
+    if got < 0 and errno == ERANGE and room < MAX_XATTR:
+        x.need_out = x.nbytes + EXT_HEADER + n + MAX_XATTR
+        return OUTPUT_FULL
+    if got < 0:
+        return OK if errno == ENODATA or errno == ENOTSUP else OS_ERROR       # ENODATA: it was just removed
+    n16, got32 = <uint16_t>n, <uint32_t>got
+    x.out[x.nbytes] = EXT_XATTR
+    memcpy(x.out + x.nbytes + 1, &n16, 2)
+    memcpy(x.out + x.nbytes + 3, &got32, 4)
+    memcpy(x.out + x.nbytes + EXT_HEADER, key, n)
+    x.nbytes += EXT_HEADER + n + got
+    return OK
+
+cdef inline int read_xattrs(XattrRun* x) noexcept nogil:
+    """Write the run; OK (``nbytes`` 0 for none), OUTPUT_FULL, or OS_ERROR with errno."""
+    cdef NameItem* items = NULL
+    cdef int64_t n, i
+    cdef int status = _list(x, &items, &n)
+    x.nbytes = 0
+    for i in range(n):
+        if status != OK:
+            break
+        status = _put(x, <int64_t>items[i].off)
+    return status

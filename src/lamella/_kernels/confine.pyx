@@ -1,0 +1,40 @@
+"""Open below a descriptor and never outside it: the two roads by which Python floors reach into a root."""
+from libc.stdint cimport uint64_t
+from libc.string cimport strerror
+from lamella._kernels._sys cimport (CLONE_FS, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, errno, lam_open_beneath,
+                                    lam_open_by_parts, lam_openat2, umask, unshare)
+
+
+def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=False):
+    """Open ``path`` below ``fd`` following no symlink; OSError (ELOOP, ENOTDIR) where one stands."""
+    cdef const char* text = path
+    cdef int got, e
+    with nogil:
+        got = lam_open_by_parts(fd, text, flags) if by_parts else lam_open_beneath(fd, text, flags)
+        e = errno
+    if got < 0:
+        raise OSError(e, strerror(e).decode(), path)
+    return got
+
+
+def open_in_root(int fd, bytes path not None, uint64_t flags):
+    """Open ``path`` as if ``fd`` were the root directory: symlinks and ``..`` stay inside. ENOSYS before Linux 5.6."""
+    cdef const char* text = path
+    cdef int got, e
+    with nogil:
+        got = lam_openat2(fd, text, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        e = errno
+    if got < 0:
+        raise OSError(e, strerror(e).decode(), path)
+    return got
+
+
+def private_umask():
+    """Give the calling thread a working directory and umask of its own, the umask 0. For a thread of the engine only."""
+    cdef int got
+    with nogil:
+        got = unshare(CLONE_FS)
+        if got == 0:
+            umask(0)
+    if got < 0:
+        raise OSError(errno, strerror(errno).decode())

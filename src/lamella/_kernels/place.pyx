@@ -1,0 +1,484 @@
+"""Make the inodes of rows below one directory: see place.pxd for the contract."""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, strerror
+from lamella._kernels._index cimport index_find, index_put
+from lamella._kernels._meta cimport clear_xattrs, map_id, set_owner, set_times, set_xattrs
+from lamella._kernels._payload cimport continue_file
+from lamella._kernels._rows cimport F_DOTDOT, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
+from lamella._kernels._status cimport BAD_FORMAT, OK, OS_ERROR, SPECIAL
+from lamella._kernels._sys cimport *
+
+STATE_NBYTES = sizeof(PlaceState)
+FRESH, CHOWN, TOLERANT, NO_XATTRS, SELINUX = OPT_FRESH, OPT_CHOWN, OPT_TOLERANT, OPT_NO_XATTRS, OPT_SELINUX
+ESCAPE_OVERLAY, NO_TRUSTED, HOLES, SYNC = OPT_ESCAPE_OVERLAY, OPT_NO_TRUSTED, OPT_HOLES, OPT_SYNC
+KEEP_DIRLINKS, KEEP_WHITEOUTS, ASK_DUPLICATES = OPT_KEEP_DIRLINKS, OPT_KEEP_WHITEOUTS, OPT_ASK_DUPLICATES
+ASK_LINKS, WRITABLE_DIRS, CLAMP_TIMES, ZERO_DEVICE = OPT_ASK_LINKS, OPT_WRITABLE_DIRS, OPT_CLAMP_TIMES, OPT_ZERO_DEVICE
+WHITEOUT, DOTDOT, ROOT, PARENT, REPLACE_DIR = SP_WHITEOUT, SP_DOTDOT, SP_ROOT, SP_PARENT, SP_REPLACE_DIR
+DIRLINK, LINK, DEVICE, OWNER, DUPLICATE, TYPE = SP_DIRLINK, SP_LINK, SP_DEVICE, SP_OWNER, SP_DUPLICATE, SP_TYPE
+
+cdef enum:
+    F_EXISTED = 32           # bit of the flags column, of rows being placed: the directory was there before
+
+
+# -- the stack of directories ------------------------------------------------------------------------------------
+
+cdef void place_reset(PlaceState* st) noexcept nogil:
+    while st.n_levels > 0:
+        st.n_levels -= 1
+        close(st.levels[st.n_levels].fd)
+    if st.file_fd >= 0:
+        close(st.file_fd)
+        st.file_fd = -1
+
+
+cdef void _push(PlaceState* st, int fd, Py_ssize_t path_end) noexcept nogil:
+    cdef Level* level
+    cdef stat_t info
+    if st.n_levels >= MAX_LEVELS:
+        st.n_levels -= 1
+        close(st.levels[st.n_levels].fd)
+    level = &st.levels[st.n_levels]
+    level.fd = fd
+    level.path_end = <int32_t>path_end
+    level.acl = 0
+    level.setgid = 0
+    if not st.options & OPT_FRESH:
+        level.setgid = fstat(fd, &info) == 0 and info.st_mode & 0o2000 != 0
+        level.acl = fgetxattr(fd, b"system.posix_acl_default", NULL, 0) > 0
+    st.n_levels += 1
+
+
+cdef int _enter(Place* c, const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """Make the directory ``p[:n]`` the top of the stack; a Status (SPECIAL: SP_PARENT)."""
+    cdef PlaceState* st = c.st
+    cdef Py_ssize_t end = 0, start
+    cdef int fd = st.root_fd
+    global errno
+    if n >= PATH_CAP:
+        errno = ENAMETOOLONG
+        return OS_ERROR
+    while st.n_levels > 0:
+        end = st.levels[st.n_levels - 1].path_end
+        if end <= n and memcmp(st.path, p, end) == 0 and (end == n or p[end] == 47 or end == 0):
+            fd = st.levels[st.n_levels - 1].fd
+            break
+        st.n_levels -= 1
+        close(st.levels[st.n_levels].fd)
+    if st.n_levels > 0 and end == n:
+        return OK
+    if index_find(c.slots, c.mask, c.seed, c.rows, p, n) < 0:
+        st.special = SP_PARENT                  # an entry's parent without entry: policy says what it is like
+        return SPECIAL
+    start = end + 1 if st.n_levels > 0 and end > 0 else 0
+    memcpy(st.path, p, n)
+    st.path[n] = 0
+    if n == 0:
+        fd = openat(fd, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    else:
+        fd = lam_open_beneath(fd, st.path + start, O_DIRECTORY | O_NOFOLLOW
+                              | (O_PATH if st.options & OPT_FRESH else O_RDONLY))
+    if fd < 0:
+        if errno == ENOENT or errno == ELOOP or errno == ENOTDIR or errno == EXDEV:
+            st.special = SP_PARENT
+            return SPECIAL
+        return OS_ERROR
+    _push(st, fd, n)
+    return OK
+
+
+# -- what stands in the way --------------------------------------------------------------------------------------
+
+cdef int _clear(Place* c, int dfd, const char* name, bint for_dir) noexcept nogil:
+    """After EEXIST: make way for a row. OK: gone, try again; AT 1: a directory that the row merges into."""
+    cdef stat_t info
+    if lam_lstat(dfd, name, &info) < 0:
+        return OK if errno == ENOENT else OS_ERROR
+    if info.st_mode & S_IFMT == S_IFDIR:
+        if for_dir:
+            return 1
+        c.st.special = SP_REPLACE_DIR
+        return SPECIAL
+    if for_dir and c.st.options & OPT_KEEP_DIRLINKS and info.st_mode & S_IFMT == S_IFLNK:
+        c.st.special = SP_DIRLINK
+        return SPECIAL
+    return OK if unlinkat(dfd, name, 0) == 0 or errno == ENOENT else OS_ERROR
+
+
+# -- the kinds of inode ------------------------------------------------------------------------------------------
+
+cdef int _make_dir(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
+    cdef unsigned int mode = c.rows.mode[row] & 0o777
+    cdef int got = 0
+    if c.st.options & OPT_WRITABLE_DIRS:
+        mode |= 0o700
+    while mkdirat(top.fd, name, mode) < 0:
+        if errno != EEXIST:
+            return OS_ERROR
+        got = _clear(c, top.fd, name, True)
+        if got == 1:
+            c.rows.flags[row] |= F_EXISTED
+            return OK
+        if got != OK:
+            return got
+    if top.acl or top.setgid:
+        c.rows.flags[row] |= F_EXISTED
+    return OK
+
+
+cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
+    """Symlinks, devices and FIFOs: made by name, and given their metadata by name."""
+    cdef const uint8_t* target
+    cdef Py_ssize_t n
+    cdef char text[PATH_CAP]
+    cdef uint8_t kind = c.rows.type[row]
+    cdef unsigned int mode = c.rows.mode[row] & 0o7777
+    cdef int got
+    global errno
+    if kind == 50:
+        if row_link(c.rows, row, &target, &n) < 0 or n >= PATH_CAP:
+            errno = ENAMETOOLONG
+            return OS_ERROR
+        memcpy(text, target, n)
+        text[n] = 0
+    elif kind == 51 and c.rows.rdev_major[row] == 0 and c.rows.rdev_minor[row] == 0:
+        if not c.st.options & OPT_ZERO_DEVICE:
+            c.st.special = SP_DEVICE            # 24: on an overlay it would be a whiteout
+            return SPECIAL
+    while True:
+        if kind == 50:
+            got = symlinkat(text, top.fd, name)
+        elif kind == 54:
+            got = mknodat(top.fd, name, S_IFIFO | mode, 0)
+        else:
+            got = mknodat(top.fd, name, (S_IFCHR if kind == 51 else S_IFBLK) | mode,
+                          makedev(c.rows.rdev_major[row], c.rows.rdev_minor[row]))
+        if got == 0:
+            break
+        if errno == EPERM and (kind == 51 or kind == 52):
+            c.st.special = SP_DEVICE
+            return SPECIAL
+        if errno != EEXIST:
+            return OS_ERROR
+        got = _clear(c, top.fd, name, False)
+        if got != OK:
+            return got
+    got = set_owner(c, row, top.fd, name, top.setgid)
+    if got < 0:
+        return OS_ERROR
+    if kind != 50 and ((got and mode & 0o6000) or top.acl) and lam_fchmodat(top.fd, name, mode) < 0:
+        return OS_ERROR
+    if set_xattrs(c, row, top.fd, name) < 0 or set_times(c, row, top.fd, name) < 0:
+        return OS_ERROR
+    return OK
+
+
+cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
+    cdef const uint8_t* target
+    cdef Py_ssize_t n, slash
+    cdef char text[PATH_CAP]
+    cdef stat_t old, new
+    cdef int dfd = c.st.root_fd, got
+    if c.st.options & OPT_ASK_LINKS or row_link(c.rows, row, &target, &n) < 0 or n == 0 or n >= PATH_CAP:
+        c.st.special = SP_LINK
+        return SPECIAL
+    memcpy(text, target, n)
+    text[n] = 0
+    slash = n - 1
+    while slash >= 0 and text[slash] != 47:
+        slash -= 1
+    if slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
+        dfd = top.fd
+    elif slash > 0:
+        text[slash] = 0
+        dfd = lam_open_beneath(c.st.root_fd, text, O_PATH | O_DIRECTORY)
+        if dfd < 0:
+            c.st.special = SP_LINK
+            return SPECIAL
+    elif top.path_end == 0:
+        dfd = top.fd
+    while True:
+        got = linkat(dfd, text + slash + 1, top.fd, name, 0)
+        if got == 0 or errno != EEXIST:
+            break
+        # a link onto another name of the same inode changes nothing, onto itself it must not unlink the only one
+        if (lam_lstat(dfd, text + slash + 1, &old) == 0 and lam_lstat(top.fd, name, &new) == 0
+                and old.st_ino == new.st_ino and old.st_dev == new.st_dev):
+            got = 0
+            break
+        got = _clear(c, top.fd, name, False)
+        if got != OK:
+            if dfd != top.fd and dfd != c.st.root_fd:
+                close(dfd)
+            return got
+    if got < 0:
+        c.st.special = SP_LINK
+    if dfd != top.fd and dfd != c.st.root_fd:
+        close(dfd)
+    return SPECIAL if got < 0 else OK
+
+
+cdef int _make_file(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
+    """Open the file; its data and metadata come from continue_file()."""
+    cdef unsigned int mode = c.rows.mode[row] & 0o7777
+    cdef int fd, got
+    while True:
+        fd = openat(top.fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0o777)
+        if fd >= 0:
+            break
+        if errno != EEXIST:
+            return OS_ERROR
+        got = _clear(c, top.fd, name, False)
+        if got != OK:
+            return got
+    c.st.file_fd = fd
+    c.st.file_row = row
+    c.st.file_done = c.st.file_region = c.st.file_region_done = 0
+    c.st.file_acl = top.acl
+    c.st.file_meta_mode = top.setgid
+    return OK
+
+
+# -- rows --------------------------------------------------------------------------------------------------------
+
+cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
+    cdef const uint8_t* p
+    cdef Py_ssize_t n, slash
+    cdef char name[256]
+    cdef uint8_t kind = c.rows.type[row]
+    cdef int got
+    cdef Level* top
+    cdef int64_t was
+    global errno
+    if row_path(c.rows, row, &p, &n) < 0 or kind < 48 or kind > 54:
+        return BAD_FORMAT
+    if c.rows.flags[row] & F_IMPLIED:
+        return OK
+    c.st.special = SP_NONE
+    if c.rows.flags[row] & F_DOTDOT:
+        c.st.special = SP_DOTDOT
+    elif n == 0:
+        c.st.special = SP_ROOT
+    slash = n - 1
+    while slash >= 0 and p[slash] != 47:
+        slash -= 1
+    if not c.st.options & OPT_KEEP_WHITEOUTS and n - slash > 4 and memcmp(p + slash + 1, b".wh.", 4) == 0:
+        c.st.special = SP_WHITEOUT
+    if c.st.options & OPT_CHOWN and (map_id(&c.uids, c.rows.uid[row]) < 0 or map_id(&c.gids, c.rows.gid[row]) < 0):
+        c.st.special = SP_OWNER
+    if c.st.options & OPT_ASK_DUPLICATES and index_find(c.slots, c.mask, c.seed, c.rows, p, n) >= 0:
+        c.st.special = SP_DUPLICATE
+    if c.st.special != SP_NONE:
+        return SPECIAL
+    if n - slash - 1 > 255:
+        errno = ENAMETOOLONG
+        return OS_ERROR
+    got = _enter(c, p, slash if slash > 0 else 0)
+    if got != OK:
+        return got
+    memcpy(name, p + slash + 1, n - slash - 1)
+    name[n - slash - 1] = 0
+    top = &c.st.levels[c.st.n_levels - 1]
+    if kind == 48:
+        got = _make_file(c, row, top, name)
+    elif kind == 49:
+        got = _make_link(c, row, top, name)
+    elif kind == 53:
+        got = _make_dir(c, row, top, name)
+    else:
+        got = _make_node(c, row, top, name)
+    if got != OK:
+        return got
+    was = index_put(c.slots, c.mask, c.seed, c.rows, row)
+    c.st.n_duplicates += was >= 0 and not c.rows.flags[was] & F_IMPLIED
+    return OK if was != -2 else BAD_FORMAT
+
+
+cdef int place_rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef int got = OK
+    c.st.row = begin
+    while True:
+        if c.st.file_fd >= 0:
+            if c.st.file_row < 0 or c.st.file_row >= c.rows.cap:
+                return BAD_FORMAT
+            got = continue_file(c)
+            if got != OK:
+                break
+            if c.st.file_fd >= 0:
+                return OK                       # the chunk is used up
+        if c.st.row >= end:
+            return OK
+        got = _place_row(c, c.st.row)
+        if got != OK:
+            break
+        c.st.row += 1
+    c.st.os_errno = errno if got == OS_ERROR else 0
+    return got
+
+
+cdef int place_dir_meta(Place* c, Py_ssize_t row, int fd) noexcept nogil:
+    cdef unsigned int mode = c.rows.mode[row] & 0o7777
+    cdef bint existed = c.rows.flags[row] & F_EXISTED != 0
+    cdef int got
+    if not c.rows.flags[row] & F_IMPLIED:
+        got = set_owner(c, row, fd, NULL, existed)
+        if got < 0:
+            return OS_ERROR
+        if existed:
+            clear_xattrs(c, row, fd)
+        if (existed or mode & 0o7000 or c.st.options & OPT_WRITABLE_DIRS) and fchmod(fd, mode) < 0:
+            return OS_ERROR
+        if set_xattrs(c, row, fd, NULL) < 0:
+            return OS_ERROR
+    return OK if set_times(c, row, fd, NULL) == 0 else OS_ERROR
+
+
+# -- the Python side ---------------------------------------------------------------------------------------------
+
+cdef PlaceState* _state(uint8_t[::1] state) except NULL:
+    cdef PlaceState* st
+    if state.shape[0] < <Py_ssize_t>sizeof(PlaceState):
+        raise ValueError(f"a state has {sizeof(PlaceState)} bytes")
+    st = <PlaceState*>&state[0]
+    if st.n_levels < 0 or st.n_levels > MAX_LEVELS:
+        raise ValueError("not a state of open_state()")
+    return st
+
+
+cdef int _ranges(IdRanges* ranges, const int64_t[::1] items) except -1:
+    ranges.items = NULL
+    ranges.n = 0
+    if items is not None and items.shape[0]:
+        ranges.items = &items[0]
+        ranges.n = items.shape[0] // 3
+    return 0
+
+
+cdef int _fail(PlaceState* st, Rows* rows, int got, Py_ssize_t row) except -1:
+    cdef const uint8_t* p
+    cdef Py_ssize_t n
+    if got == OS_ERROR:
+        path = p[:n] if row_path(rows, row, &p, &n) == 0 else b""
+        raise OSError(st.os_errno, strerror(st.os_errno).decode(), path)
+    raise ValueError(f"row {row} does not fit its table or chunk")
+
+
+def open_state(uint8_t[::1] state not None, int root_fd, uint32_t options):
+    """Begin with an empty stack of directories below ``root_fd``; ``state`` has STATE_NBYTES bytes."""
+    cdef PlaceState* st
+    state[:] = 0
+    st = _state(state)
+    st.root_fd = root_fd
+    st.options = options
+    st.euid = geteuid()
+    st.egid = getegid()
+    st.file_fd = -1
+
+
+def counters(uint8_t[::1] state not None):
+    """Return (files, bytes, duplicates, warnings, row of the file in progress or -1)."""
+    cdef PlaceState* st = _state(state)
+    return st.n_files, st.n_bytes, st.n_duplicates, st.n_warnings, st.file_row if st.file_fd >= 0 else -1
+
+
+def reset(uint8_t[::1] state not None):
+    """Close every descriptor that the state holds: at the end, and after the caller removed or replaced a directory."""
+    place_reset(_state(state))
+
+
+def push(uint8_t[::1] state not None, const uint8_t[::1] path not None, int fd):
+    """Make ``fd`` (owned by the state from now on) the directory that ``path`` stands for, and forget the others."""
+    cdef PlaceState* st = _state(state)
+    cdef Py_ssize_t n = path.shape[0], i
+    if n >= PATH_CAP:
+        raise ValueError("path too long")
+    place_reset(st)
+    for i in range(n):
+        st.path[i] = <char>path[i]
+    st.path[n] = 0
+    _push(st, fd, n)
+
+
+def place(uint8_t[::1] state not None, tuple columns not None, Py_ssize_t begin, Py_ssize_t end,
+          const uint8_t[::1] chunk not None, int64_t chunk_off, uint32_t[::1] slots not None, uint64_t seed,
+          const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None):
+    """Make rows [begin, end) from ``chunk``, the stream's bytes from ``chunk_off`` on; return (next row, Special or 0).
+
+    Special 0 and next row == end: all done but perhaps a file in progress, which the next chunk continues. ``slots``
+    is an index of the rows made so far with room for the rest. OSError carries the row's path.
+    """
+    cdef Place c
+    cdef Rows rows
+    cdef int got
+    c.st = _state(state)
+    if slots.shape[0] < 2 or slots.shape[0] & (slots.shape[0] - 1):
+        raise ValueError("an index has a power of two of slots")
+    _ranges(&c.uids, uids)
+    _ranges(&c.gids, gids)
+    rows_acquire(&rows, columns, True)
+    try:
+        if begin < 0 or end < begin or end > rows.cap or rows.data_off is NULL:
+            raise ValueError(f"rows [{begin}, {end}) of {rows.cap}")
+        c.rows = &rows
+        c.chunk = &chunk[0] if chunk.shape[0] else NULL
+        c.chunk_len, c.chunk_off = chunk.shape[0], chunk_off
+        c.slots, c.mask, c.seed = &slots[0], <uint64_t>(slots.shape[0] - 1), seed
+        c.warnings = &warnings[0] if warnings.shape[0] else NULL
+        c.warnings_cap = warnings.shape[0] // 2
+        with nogil:
+            got = place_rows(&c, begin, end)
+        if got < 0:
+            _fail(c.st, &rows, got, c.st.file_row if c.st.file_fd >= 0 else c.st.row)
+        return c.st.row, c.st.special if got == SPECIAL else 0
+    finally:
+        rows_release(&rows)
+
+
+def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::1] order not None, Py_ssize_t begin,
+           const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None, int fd=-1):
+    """Give directory rows ``order[begin:]`` (children first) their metadata; return how far it came.
+
+    It stops at a row whose path is not a plain directory chain below the root. The caller opens that directory
+    and calls again with ``fd`` for this one row, or leaves it out.
+    """
+    cdef Place c
+    cdef Rows rows
+    cdef int got = OK, at
+    cdef Py_ssize_t i = begin, n
+    cdef const uint8_t* p
+    cdef char path[PATH_CAP]
+    c.st = _state(state)
+    _ranges(&c.uids, uids)
+    _ranges(&c.gids, gids)
+    rows_acquire(&rows, columns, True)
+    try:
+        for n in range(order.shape[0]):
+            if order[n] < 0 or order[n] >= rows.cap:
+                raise ValueError(f"row {order[n]} of {rows.cap}")
+        c.rows = &rows
+        c.warnings = &warnings[0] if warnings.shape[0] else NULL
+        c.warnings_cap = warnings.shape[0] // 2
+        with nogil:
+            while i < order.shape[0] and got == OK:
+                at = fd
+                if fd < 0:
+                    if row_path(&rows, order[i], &p, &n) < 0 or n >= PATH_CAP:
+                        got = BAD_FORMAT
+                        break
+                    memcpy(path, p, n)
+                    memcpy(path + n, b".", 1 if n == 0 else 0)
+                    path[n + (n == 0)] = 0
+                    at = lam_open_beneath(c.st.root_fd, path, O_RDONLY | O_DIRECTORY)
+                    if at < 0:
+                        break
+                got = place_dir_meta(&c, order[i], at)
+                c.st.os_errno = errno
+                if fd < 0:
+                    close(at)
+                i += got == OK
+                if fd >= 0:
+                    break
+        if got != OK:
+            _fail(c.st, &rows, got, order[i])
+        return i
+    finally:
+        rows_release(&rows)

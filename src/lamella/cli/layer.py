@@ -1,0 +1,246 @@
+"""Commands for one layer: apply it, compare two trees, write the difference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import lamella
+from lamella.cli.options import COMPRESSION, POLICIES, id_map
+from lamella.cli.output import Output, Report, columns, command_options, human, path_fields, shown
+from lamella.model import ChangeKind
+
+if TYPE_CHECKING:
+    from lamella.layer.apply import ApplyResult
+    from lamella.layer.changeset import Change, Changeset
+    from lamella.tar.layerinfo import LayerInfo
+
+__all__ = ["apply", "changes", "diff"]
+
+MARKS = {ChangeKind.ADD: "A", ChangeKind.MODIFY: "M", ChangeKind.DELETE: "D"}
+COLOURS = {ChangeKind.ADD: "green", ChangeKind.MODIFY: "yellow", ChangeKind.DELETE: "red"}
+
+
+@click.command()
+@click.argument("layer")
+@click.argument("root")
+@click.option(
+    "--dialect",
+    type=click.Choice(["plain", "overlay", "overlay:trusted", "overlay:user", "aufs"]),
+    default="plain",
+    show_default=True,
+    help="How a whiteout is kept in ROOT.",
+)
+@click.option("--parent", "parents", multiple=True, metavar="DIR", help="A lower directory, nearest first; repeatable.")
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="spec",
+    show_default=True,
+    help="Whose choice where engines differ.",
+)
+@click.option("--map-uid", metavar="C:H:N", help="Owner ids as container:host:count[,...].")
+@click.option("--map-gid", metavar="C:H:N", help="Group ids; as --map-uid unless given.")
+@click.option("--map-squash", is_flag=True, help="Give the caller what no range of the map holds.")
+@click.option("--xattrs", type=click.Choice(["all", "all+selinux", "none"]), default="all", show_default=True)
+@click.option("--rootless", is_flag=True, help="Keep the caller's ids, warn of devices and trusted.* attributes.")
+@click.option("--keep-dirlinks", is_flag=True, help="Follow a link where the layer has a directory.")
+@click.option("--holes", is_flag=True, help="Turn runs of zeros into holes.")
+@click.option(
+    "--sync",
+    type=click.Choice(["none", "fs", "file"]),
+    default="none",
+    show_default=True,
+    help="Flush the file system, or each file and then the file system.",
+)
+@click.option("--expected-diff-id", metavar="DIGEST", help="Fail unless the uncompressed tar has it.")
+@click.option("--expected-digest", metavar="DIGEST", help="Fail unless the file LAYER has it.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads; one a processor unless given.")
+@command_options
+def apply(
+    output: Output,
+    layer: str,
+    root: str,
+    map_uid: str | None,
+    map_gid: str | None,
+    *,
+    map_squash: bool,
+    **options: Any,
+) -> Report:
+    """Apply the layer tar LAYER (a file, or - for stdin) to the directory ROOT."""
+    source: Any = sys.stdin.buffer if layer == "-" else layer
+    idmap = id_map(map_uid, map_gid, squash=map_squash)
+    with output.progress() as progress:
+        result = lamella.apply(source, root, idmap=idmap, progress=progress, **options)
+    return Report(
+        lambda: {"layer": layer, "root": root} | apply_document(result), lambda: _applied(layer, root, result)
+    )
+
+
+def apply_document(result: ApplyResult) -> dict[str, Any]:
+    """Return what an apply did, as JSON has it."""
+    return {
+        "digest": result.digest,
+        "diff_id": result.diff_id,
+        "media_type": result.media_type,
+        "compressed_size": result.compressed_size,
+        "uncompressed_size": result.uncompressed_size,
+        "entries": result.entries,
+        "files": result.files,
+        "bytes_written": result.bytes_written,
+        "whiteouts": result.whiteouts,
+        "opaques": result.opaques,
+        "warnings": [str(warning) for warning in result.warnings],
+    }
+
+
+def _applied(layer: str, root: str, result: ApplyResult) -> Iterator[str]:
+    yield f"applied {shown(layer)} to {shown(root)}"
+    yield (
+        f"  {result.entries:,} entries, {result.files:,} files, {human(result.bytes_written)} written, "
+        f"{result.whiteouts:,} whiteouts, {result.opaques:,} opaque"
+    )
+    yield f"  digest   {result.digest}"
+    yield f"  diff_id  {result.diff_id}"
+    yield from _warnings(result.warnings)
+
+
+@click.command()
+@click.argument("lower")
+@click.argument("upper")
+@click.option(
+    "--content",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Compare bytes where metadata cannot decide, always, or never.",
+)
+@click.option("--xattrs", type=click.Choice(["all", "all+selinux", "none"]), default="all", show_default=True)
+@click.option("--dir-mtime", is_flag=True, help="A directory's time alone is a change.")
+@command_options
+def changes(output: Output, lower: str, upper: str, *, content: str, xattrs: str, dir_mtime: bool) -> Report:
+    """List what UPPER adds (A), modifies (M) and deletes (D) against LOWER, two directories."""
+    found: Changeset = lamella.changes(lower, upper, content=content, xattrs=xattrs, dir_mtime=dir_mtime)
+    return Report(
+        lambda: {"lower": lower, "upper": upper, "changes": [change_document(c) for c in found]},
+        lambda: (_change_line(output, c) for c in found),
+    )
+
+
+def change_document(change: Change) -> dict[str, Any]:
+    """Return one change, as JSON has it."""
+    entry = change.before if change.kind is ChangeKind.DELETE else change.after
+    return {
+        "kind": change.kind.value,
+        **path_fields(change.path),
+        "type": entry.type.name.lower(),
+        "why": [flag.name.lower() for flag in change.why if flag.name] if change.why else [],
+    }
+
+
+def _change_line(output: Output, change: Change) -> str:
+    why = f"  ({', '.join(change_document(change)['why'])})" if change.why else ""
+    line = f"{MARKS[change.kind]} {shown(change.path) or '.'}"
+    return output.style(line, fg=COLOURS[change.kind]) + why
+
+
+@click.command()
+@click.argument("lower")
+@click.argument("upper")
+@click.option("-o", "--out", required=True, metavar="OUT", help="The layer to write; - for stdout.")
+@click.option(
+    "--compression",
+    type=COMPRESSION,
+    default="gzip",
+    show_default=True,
+    metavar="C[:LEVEL]",
+    help="none, gzip or zstd, and a level.",
+)
+@click.option(
+    "--clamp-mtime",
+    type=int,
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    metavar="N",
+    help="Make every later time this second since the epoch.",
+)
+@click.option(
+    "--whiteouts",
+    type=click.Choice(["explicit", "opaque"]),
+    default="explicit",
+    show_default=True,
+    help="How a replaced directory says what is gone.",
+)
+@click.option("--map-uid", metavar="C:H:N", help="Owner ids as container:host:count[,...].")
+@click.option("--map-gid", metavar="C:H:N", help="Group ids; as --map-uid unless given.")
+@click.option(
+    "--content",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Compare bytes where metadata cannot decide, always, or never.",
+)
+@click.option("--xattrs", type=click.Choice(["all", "all+selinux", "none"]), default="all", show_default=True)
+@click.option("--dir-mtime", is_flag=True, help="A directory's time alone is a change.")
+@click.option("--sparse", type=click.Choice(["pax"]), help="Write files with holes as pax 1.0 sparse entries.")
+@click.option("--libarchive-xattr", is_flag=True, help="Write attributes as LIBARCHIVE.xattr. as well.")
+@command_options
+def diff(
+    output: Output,
+    lower: str,
+    upper: str,
+    out: str,
+    *,
+    compression: tuple[str, int | None],
+    map_uid: str | None,
+    map_gid: str | None,
+    **options: Any,
+) -> Report:
+    """Write the layer that turns the directory LOWER into UPPER."""
+    codec, level = compression
+    if out == "-":
+        if output.json or sys.stdout.isatty():
+            raise click.UsageError("the layer itself goes to stdout: no --json, and not a terminal")
+        output.stream = sys.stderr
+    target: Any = sys.stdout.buffer if out == "-" else out
+    with output.progress() as progress:
+        info = lamella.diff(
+            lower,
+            upper,
+            target,
+            compression=codec,
+            level=level,
+            idmap=id_map(map_uid, map_gid),
+            progress=progress,
+            **options,
+        )
+    return Report(
+        lambda: {"lower": lower, "upper": upper, "out": out} | layer_document(info), lambda: _written(out, info)
+    )
+
+
+def layer_document(info: LayerInfo) -> dict[str, Any]:
+    """Return what was written, as JSON has it."""
+    return {
+        "media_type": info.media_type,
+        "digest": info.digest,
+        "diff_id": info.diff_id,
+        "size": info.size,
+        "uncompressed_size": info.uncompressed_size,
+        "entries": info.entries,
+        "codec": info.codec,
+    }
+
+
+def _written(out: str, info: LayerInfo) -> Iterator[str]:
+    yield f"wrote {shown(out)}"
+    yield f"  {info.entries:,} entries, {human(info.uncompressed_size)}, {human(info.size)} by {info.codec}"
+    yield from ("  " + line for line in columns([("digest", info.digest), ("diff_id", info.diff_id)]))
+
+
+def _warnings(warnings: Any) -> Iterator[str]:
+    for warning in warnings:
+        yield f"  warning: {shown(str(warning))}"

@@ -1,0 +1,1 @@
+"""Images: read from an OCI image layout, verified, and written into one."""

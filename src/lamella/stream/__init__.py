@@ -1,0 +1,1 @@
+"""Bytes in and out of a blob: sources, codecs, digests, and the ring of buffers between threads."""

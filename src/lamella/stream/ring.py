@@ -1,0 +1,191 @@
+"""Bounded hand-over of buffers between threads.
+
+One producer puts items, each into some of the ring's channels; a channel is an ordered queue that one consumer empties,
+or several that compete. An item's bytes are charged to the ring's credits until every consumer has released it, and its
+buffer is then used again: first touch of a fresh page costs more than filling it. A hop costs a few microseconds, so
+items should hold 256 KiB and more.
+
+Nobody is left waiting: a producer's failure arrives behind the items before it, a consumer's failure or :meth:`cancel`
+at the next call of everyone else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Cancelled", "Item", "Ring", "Worker"]
+
+
+class Cancelled(Exception):
+    """The ring was closed by the other side; for the threads below it, never for a user."""
+
+
+class Item:
+    """``data`` on its way through a ring, with the producer's ``tag``.
+
+    Where it came from :meth:`Ring.acquire`, ``data`` is a buffer to fill, and to cut to its length before ``put``.
+    """
+
+    __slots__ = ("_buffer", "_credit", "_done", "_n_readers", "_result", "data", "tag")
+
+    def __init__(self, data: memoryview, credit: int, buffer: memoryview | None = None, tag: str = "") -> None:
+        self.data = data
+        self.tag = tag
+        self._buffer = buffer
+        self._credit = credit
+        self._n_readers = 0
+        self._done = False
+        self._result = b""
+
+
+class Ring:
+    """``channels`` names the queues; at most ``nbytes`` are charged at a time; pooled buffers hold ``slot_nbytes``.
+
+    An item larger than all credits is let in when the ring is empty. ``used`` and ``peak`` are charged bytes, now and
+    at most.
+    """
+
+    def __init__(self, channels: tuple[str, ...], *, nbytes: int, slot_nbytes: int) -> None:
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._ready = {channel: threading.Condition(self._lock) for channel in channels}
+        self._encoded = threading.Condition(self._lock)
+        self._queues: dict[str, deque[Item]] = {channel: deque() for channel in channels}
+        self._pool: list[memoryview] = []
+        self._limit = nbytes
+        self._slot_nbytes = slot_nbytes
+        self._ended = False
+        self._failure: BaseException | None = None  # the producer's, behind what it put
+        self._cancelled: BaseException | None = None  # for everyone, at once
+        self.used = 0
+        self.peak = 0
+
+    # the producer's side
+
+    def acquire(self) -> Item:
+        """Wait for credits and return an item with a pooled buffer to fill."""
+        with self._lock:
+            self._charge(self._slot_nbytes)
+            buffer = self._pool.pop() if self._pool else None
+        if buffer is None:
+            buffer = memoryview(bytearray(self._slot_nbytes))
+        return Item(buffer, self._slot_nbytes, buffer)
+
+    def lend(self, data: memoryview, tag: str = "") -> Item:
+        """Wait for credits and return an item around bytes that live elsewhere."""
+        with self._lock:
+            self._charge(data.nbytes)
+        return Item(data, data.nbytes, None, tag)
+
+    def _charge(self, nbytes: int) -> None:
+        while self._cancelled is None and self.used and self.used + nbytes > self._limit:
+            self._room.wait()
+        self._check()
+        self.used += nbytes
+        self.peak = max(self.peak, self.used)
+
+    def put(self, item: Item, *channels: str) -> None:
+        """Hand ``item`` to ``channels``; each must release it."""
+        with self._lock:
+            self._check()
+            item._n_readers = len(channels)
+            for channel in channels:
+                self._queues[channel].append(item)
+                self._ready[channel].notify()
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """End every channel behind what was put; ``failure`` is then raised there."""
+        with self._lock:
+            self._ended = True
+            self._failure = failure
+            for ready in self._ready.values():
+                ready.notify_all()
+
+    # the consumers' side
+
+    def get(self, channel: str) -> Item | None:
+        """Wait for the channel's next item; None at its end."""
+        queue = self._queues[channel]
+        with self._lock:
+            while not queue and not self._ended and self._cancelled is None:
+                self._ready[channel].wait()
+            self._check()
+            if queue:
+                return queue.popleft()
+            if self._failure is not None:
+                raise self._failure
+            return None
+
+    def release(self, item: Item) -> None:
+        """Say that one consumer is done with ``item``; the last one gives its credits and its buffer back."""
+        with self._lock:
+            item._n_readers -= 1
+            if item._n_readers > 0:
+                return
+            self.used -= item._credit
+            if item._buffer is not None:
+                self._pool.append(item._buffer)
+            self._room.notify()
+
+    def complete(self, item: Item, result: bytes) -> None:
+        """Attach to ``item`` what one consumer made of it."""
+        with self._lock:
+            item._result, item._done = result, True
+            self._encoded.notify_all()
+
+    def result(self, item: Item) -> bytes:
+        """Wait for what another consumer makes of ``item``."""
+        with self._lock:
+            while not item._done and self._cancelled is None:
+                self._encoded.wait()
+            self._check()
+            return item._result
+
+    # everyone's
+
+    def cancel(self, reason: BaseException | None = None) -> None:
+        """Make every call of everyone raise ``reason`` (Cancelled unless given), from now on; the first reason stays.
+
+        The producer's own failure is no reason: it arrives in its order.
+        """
+        with self._lock:
+            if reason is not None and reason is self._failure:
+                return
+            if self._cancelled is None:
+                self._cancelled = Cancelled() if reason is None else reason
+            self._pool.clear()
+            for queue in self._queues.values():
+                queue.clear()
+            for condition in (self._room, self._encoded, *self._ready.values()):
+                condition.notify_all()
+
+    def _check(self) -> None:
+        if self._cancelled is not None:
+            raise self._cancelled
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Return why the ring was cancelled, or None."""
+        return self._cancelled
+
+
+class Worker(threading.Thread):
+    """A daemon thread that runs ``work`` and reports its exception to ``failed`` instead of the terminal."""
+
+    def __init__(self, name: str, work: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        super().__init__(name=f"lamella-{name}", daemon=True)
+        self._work = work
+        self._failed = failed
+
+    def run(self) -> None:
+        """Run the work; called by the interpreter."""
+        try:
+            self._work()
+        except Cancelled:
+            return
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+            self._failed(error)
+        finally:
+            del self._work, self._failed  # they hold the ring and its buffers

@@ -1,0 +1,1 @@
+"""Tar streams: read as tables of entries, written from them."""

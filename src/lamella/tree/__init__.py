@@ -1,0 +1,1 @@
+"""Directories: read as tables, and written to without ever leaving them."""

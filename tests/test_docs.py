@@ -1,0 +1,63 @@
+"""docs/ says what is: the command line's page has every command and option, the kernels' page every kernel."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from lamella import errors
+from lamella.cli.app import program
+
+ROOT = Path(__file__).resolve().parent.parent
+CLI = (ROOT / "docs" / "cli.md").read_text()
+EVERYWHERE = {"--json", "--quiet", "--debug", "--help"}
+
+
+def described() -> dict[str, set[str]]:
+    """Read docs/cli.md: the options named in each command's section."""
+    sections = re.split(r"^### ", CLI, flags=re.MULTILINE)[1:]
+    return {text.split()[0]: set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) for text in sections}
+
+
+def offered(command: click.Command) -> set[str]:
+    """Ask a command for the long options it takes."""
+    names = {name for p in command.params if isinstance(p, click.Option) for name in p.opts if name.startswith("--")}
+    return names - EVERYWHERE
+
+
+def test_every_command_is_described():
+    assert set(described()) == set(program.commands)
+
+
+@pytest.mark.parametrize("name", sorted(program.commands))
+def test_every_option_is_described(name):
+    options = described()[name]
+    if name == "diff":  # "takes the options of changes, and"
+        options |= described()["changes"]
+    assert options - EVERYWHERE == offered(program.commands[name])
+
+
+def test_every_kernel_is_described():
+    listed = set(re.findall(r'"(\w+)"', re.search(r"KERNELS = \[(.*)\]", (ROOT / "setup.py").read_text())[1]))
+    table = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "kernels.md").read_text(), re.MULTILINE))
+    assert table == listed
+
+
+def test_every_error_is_described():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    families = {"ReferenceNotFound", "BlobNotFound", "UnsupportedMediaType"}  # "a reference, blob or media type"
+    assert {name for name in errors.__all__ if f"`{name}`" not in text} <= families
+
+
+def test_pages_link_to_what_exists():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    broken = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert broken == []
