@@ -18,7 +18,7 @@ from lamella.stream.codec import ENCODINGS, encoder, media_type_of
 from lamella.stream.encode import BLOCK_NBYTES
 from tests.stream import blobs
 
-RAW = blobs.sample(5 * BLOCK_NBYTES + 4321)
+RAW = b"r" + blobs.sample(5 * BLOCK_NBYTES + 4321)  # "r" begins no magic
 
 
 def written(data=RAW, steps=(100_000,), **options):
@@ -29,6 +29,12 @@ def written(data=RAW, steps=(100_000,), **options):
             begin += writer.write(memoryview(data)[begin : begin + steps[n % len(steps)]])
             n += 1
         return out, writer.finish()
+
+
+def write_to(out, data, compression):
+    with BlobWriter(out, compression=compression) as writer:
+        writer.write(data)
+        return writer.finish()
 
 
 @pytest.mark.parametrize("compression", ENCODINGS)
@@ -151,9 +157,14 @@ def test_an_existing_file_is_replaced_only_at_the_end(scratch):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_nothing_stays_after_an_exception(nbytes, error, scratch):
     (scratch / "layer").write_bytes(b"old")
-    with pytest.raises(error), BlobWriter(scratch / "layer") as writer:
-        writer.write(RAW[:nbytes])
-        raise error
+
+    def fail():
+        with BlobWriter(scratch / "layer") as writer:
+            writer.write(RAW[:nbytes])
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert os.listdir(scratch) == ["layer"]
     assert (scratch / "layer").read_bytes() == b"old"
 
@@ -255,9 +266,8 @@ def test_a_full_disk_is_told(compression, room, nbytes):
     if room > nbytes:
         return
     raw = os.urandom(1 << 20) * 12 if nbytes > 1000 else RAW[:nbytes]
-    with pytest.raises(OSError, match="No space left"), BlobWriter(Full(room), compression=compression) as writer:
-        writer.write(raw)
-        writer.finish()
+    with pytest.raises(OSError, match="No space left"):
+        write_to(Full(room), raw, compression)
 
 
 def test_an_encoder_that_fails_is_told(monkeypatch):
@@ -265,9 +275,8 @@ def test_an_encoder_that_fails_is_told(monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr("lamella.stream.encode.GzipEncoder.encode", broken)
-    with pytest.raises(MemoryError, match="no room"), BlobWriter(io.BytesIO()) as writer:
-        writer.write(RAW * 10)
-        writer.finish()
+    with pytest.raises(MemoryError, match="no room"):
+        write_to(io.BytesIO(), RAW * 10, "gzip")
 
 
 def test_a_file_that_would_block():

@@ -25,6 +25,8 @@ cdef inline int64_t map_id(const IdRanges* m, int64_t id) noexcept nogil:
     if m.items is NULL:
         return id
     for i in range(m.n):
+        if m.items[3 * i] == -1:               # the rest
+            return m.items[3 * i + 1]
         if id >= m.items[3 * i] and id - m.items[3 * i] < m.items[3 * i + 2]:
             return m.items[3 * i + 1] + (id - m.items[3 * i])
     return -1

@@ -63,19 +63,19 @@ cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssi
 
 cdef inline int _bytes_differ(const Rows* a, Py_ssize_t i, const Rows* b, Py_ssize_t j, int* why) noexcept nogil:
     # link text and extended attributes: what stands in the arenas
-    cdef const uint8_t* p
-    cdef const uint8_t* q
-    cdef Py_ssize_t n, m
+    cdef const uint8_t* p = NULL
+    cdef const uint8_t* q = NULL
+    cdef Py_ssize_t n = 0, m = 0
     cdef int differ
     if a.type[i] == LINK:
         if row_link(a, i, &p, &n) < 0 or row_link(b, j, &q, &m) < 0:
             return -1
-        if n != m or memcmp(p, q, n) != 0:
+        if n != m or (n and memcmp(p, q, n) != 0):
             why[0] |= WHY_TARGET
     if a.ext_len[i] or b.ext_len[j]:
         if row_ext(a, i, &p, &n) < 0 or row_ext(b, j, &q, &m) < 0:
             return -1
-        if n != m or memcmp(p, q, n) != 0:
+        if n != m or (n and memcmp(p, q, n) != 0):
             differ = _xattrs_differ(p, n, q, m)
             if differ < 0:
                 return -1
@@ -212,10 +212,10 @@ cdef inline int64_t _linked(const Rows* a, const Rows* b, const int32_t* match, 
     return c if c < b.cap and m < a.cap and (m < 0 or _class(a, m) < a.cap) else -2
 
 
-cdef void _claim(const int32_t* cls, int32_t* keep, uint8_t* flags, int64_t c) noexcept nogil:
+cdef void _claim(const int32_t* cls, int32_t* keep, Py_ssize_t n_lower, uint8_t* flags, int64_t c) noexcept nogil:
     # class c stays with its lower class unless another one does
     cdef int32_t lower = cls[c]
-    if lower < 0:
+    if lower < 0 or lower >= n_lower:
         flags[c] |= FLAG_LINKS
     elif keep[lower] < 0:
         keep[lower] = <int32_t>c
@@ -247,7 +247,7 @@ cdef int merge_links(const Rows* a, const Rows* b, const int32_t* match, const u
         for u in range(b.cap):
             c = _linked(a, b, match, u)
             if c >= 0 and (flags[c] & FLAG_DIRTY) == turn:
-                _claim(cls, keep, flags, c)
+                _claim(cls, keep, a.cap, flags, c)
     for u in range(b.cap):
         c = _linked(a, b, match, u)
         if c >= 0 and match[u] >= 0 and (flags[c] & FLAG_LINKS or (flags[c] & FLAG_DIRTY and not dirty[u])):
@@ -257,7 +257,7 @@ cdef int merge_links(const Rows* a, const Rows* b, const int32_t* match, const u
 
 cdef int parent_rows(const Rows* r, int32_t* out) noexcept nogil:
     cdef Py_ssize_t i, n, m
-    cdef int64_t c
+    cdef int64_t c, above
     cdef const uint8_t* p
     cdef const uint8_t* q
     for i in range(r.cap):
@@ -269,7 +269,8 @@ cdef int parent_rows(const Rows* r, int32_t* out) noexcept nogil:
                 return BAD_FORMAT
             if _is_below(p, n, q, m):
                 break
-            c = out[c] if out[c] < c else -1
+            above = out[c]
+            c = above if above < c else -1
         out[i] = <int32_t>c
     return OK
 
@@ -286,7 +287,8 @@ cdef int64_t compact_rows(Rows* r, uint8_t* arena, Py_ssize_t arena_cap) noexcep
         if arena != NULL:
             if n + m > arena_cap - at:
                 return -1
-            memcpy(arena + at, p, n + m)              # the link text follows the path
+            memcpy(arena + at, p, n)
+            memcpy(arena + at + n, q, m)
             r.name_off[i] = at
         at += n + m
         if r.ext_len[i] == 0:
@@ -314,15 +316,14 @@ def merge(tuple lower not None, tuple upper not None, int64_t[::1] state not Non
     cdef Rows a, b
     cdef Merged out
     cdef int status = BAD_FORMAT
-    cdef MergeState* s
-    cdef int32_t* matched
+    cdef MergeState s
+    cdef int32_t* matched = &match[0] if match.shape[0] else NULL
     out.cap = kind.shape[0]
     if (lower_rows.shape[0] != out.cap or upper_rows.shape[0] != out.cap or why.shape[0] != out.cap or out.cap == 0
             or state.shape[0] * 8 != sizeof(MergeState)):
         raise ValueError(f"four output arrays of one length, not empty; a state of {sizeof(MergeState) // 8} items")
     out.kind, out.lower, out.upper, out.why = &kind[0], &lower_rows[0], &upper_rows[0], &why[0]
-    s = <MergeState*>&state[0]
-    matched = &match[0] if match.shape[0] else NULL
+    s = (<MergeState*>&state[0])[0]
     rows_acquire(&a, lower, False)
     try:
         rows_acquire(&b, upper, False)
@@ -331,11 +332,12 @@ def merge(tuple lower not None, tuple upper not None, int64_t[::1] state not Non
                     and 0 <= s.n_out <= out.cap and -1 <= s.covered < a.cap):
                 raise ValueError("state and arrays are not those of one merge")
             with nogil:
-                status = merge_rows(&a, &b, s, options, &out, matched)
+                status = merge_rows(&a, &b, &s, options, &out, matched)
         finally:
             rows_release(&b)
     finally:
         rows_release(&a)
+    (<MergeState*>&state[0])[0] = s
     if status == BAD_FORMAT:
         raise ValueError(f"lower row {s.lower} or upper row {s.upper} points outside its arena")
     return status
@@ -351,6 +353,11 @@ def links(tuple lower not None, tuple upper not None, const int32_t[::1] match n
     cdef Rows a, b
     cdef int status = BAD_FORMAT
     cdef Py_ssize_t n = match.shape[0]
+    cdef const int32_t* to
+    cdef const uint8_t* by
+    cdef int32_t* cl
+    cdef int32_t* kept
+    cdef uint8_t* fl
     rows_acquire(&a, lower, False)
     try:
         rows_acquire(&b, upper, False)
@@ -358,8 +365,11 @@ def links(tuple lower not None, tuple upper not None, const int32_t[::1] match n
             if (n != b.cap or dirty.shape[0] != n or cls.shape[0] != n or flags.shape[0] != n
                     or keep.shape[0] != a.cap):
                 raise ValueError("arrays and tables differ in length")
-            status = OK if n == 0 or a.cap == 0 else merge_links(
-                &a, &b, &match[0], &dirty[0], &cls[0], &keep[0], &flags[0])
+            if n == 0 or a.cap == 0:                  # nothing was linked before
+                return
+            to, by, cl, kept, fl = &match[0], &dirty[0], &cls[0], &keep[0], &flags[0]
+            with nogil:
+                status = merge_links(&a, &b, to, by, cl, kept, fl)
         finally:
             rows_release(&b)
     finally:

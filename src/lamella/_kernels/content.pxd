@@ -62,6 +62,6 @@ cdef Status pack_core(int root, const Rows* r, const int64_t* rows, Py_ssize_t n
                       uint8_t* out, Py_ssize_t cap, Py_ssize_t* used) noexcept nogil
 
 # Compare the content of two rows that are regular files, through two buffers of ``n`` bytes each: a Sameness, or
-# -errno; ``second`` tells that the error is b's.
+# -errno; ``second`` tells that the error is b's. One inode (dev and ino columns, ino not 0) is the same unread.
 cdef int same_core(int root_a, Below* dir_a, const Rows* a, Py_ssize_t row_a, int root_b, Below* dir_b, const Rows* b,
                    Py_ssize_t row_b, uint8_t* buf_a, uint8_t* buf_b, Py_ssize_t n, bint* second) noexcept nogil

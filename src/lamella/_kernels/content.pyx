@@ -342,7 +342,7 @@ cdef int same_core(int root_a, Below* dir_a, const Rows* a, Py_ssize_t row_a, in
     if size != b.size[row_b]:
         return DIFFERENT
     if size <= 0 or (a.dev != NULL and a.ino != NULL and b.dev != NULL and b.ino != NULL
-                     and a.dev[row_a] == b.dev[row_b] and a.ino[row_a] == b.ino[row_b]):
+                     and a.ino[row_a] != 0 and a.ino[row_a] == b.ino[row_b] and a.dev[row_a] == b.dev[row_b]):
         return SAME
     fd_a = _open_side(root_a, dir_a, a, row_a)
     if fd_a < 0:

@@ -31,7 +31,6 @@ cdef enum Option:
     OPT_HOLES = 128          # runs of zeros become holes
     OPT_SYNC = 256           # fdatasync every file
     OPT_KEEP_DIRLINKS = 512  # a directory entry over a symlink is SPECIAL
-    OPT_KEEP_WHITEOUTS = 1024  # ".wh." names are ordinary names
     OPT_ASK_DUPLICATES = 2048  # a path met twice is SPECIAL
     OPT_ASK_LINKS = 4096     # every hard link is SPECIAL
     OPT_WRITABLE_DIRS = 8192   # directories are made with u+rwx until place_finish()
@@ -90,7 +89,7 @@ cdef struct PlaceState:
     char path[PATH_CAP]
 
 cdef struct IdRanges:
-    const int64_t* items     # triples (container, host, count); NULL: ids stay as they are
+    const int64_t* items     # triples (container, host, count), container -1: the rest; NULL: no map
     Py_ssize_t n
 
 cdef struct Place:

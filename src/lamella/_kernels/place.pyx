@@ -4,20 +4,17 @@ from libc.string cimport memcmp, memcpy, strerror
 from lamella._kernels._index cimport index_find, index_put
 from lamella._kernels._meta cimport clear_xattrs, map_id, set_owner, set_times, set_xattrs
 from lamella._kernels._payload cimport continue_file
-from lamella._kernels._rows cimport F_DOTDOT, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
+from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
 from lamella._kernels._status cimport BAD_FORMAT, OK, OS_ERROR, SPECIAL
 from lamella._kernels._sys cimport *
 
 STATE_NBYTES = sizeof(PlaceState)
 FRESH, CHOWN, TOLERANT, NO_XATTRS, SELINUX = OPT_FRESH, OPT_CHOWN, OPT_TOLERANT, OPT_NO_XATTRS, OPT_SELINUX
 ESCAPE_OVERLAY, NO_TRUSTED, HOLES, SYNC = OPT_ESCAPE_OVERLAY, OPT_NO_TRUSTED, OPT_HOLES, OPT_SYNC
-KEEP_DIRLINKS, KEEP_WHITEOUTS, ASK_DUPLICATES = OPT_KEEP_DIRLINKS, OPT_KEEP_WHITEOUTS, OPT_ASK_DUPLICATES
+KEEP_DIRLINKS, ASK_DUPLICATES = OPT_KEEP_DIRLINKS, OPT_ASK_DUPLICATES
 ASK_LINKS, WRITABLE_DIRS, CLAMP_TIMES, ZERO_DEVICE = OPT_ASK_LINKS, OPT_WRITABLE_DIRS, OPT_CLAMP_TIMES, OPT_ZERO_DEVICE
 WHITEOUT, DOTDOT, ROOT, PARENT, REPLACE_DIR = SP_WHITEOUT, SP_DOTDOT, SP_ROOT, SP_PARENT, SP_REPLACE_DIR
 DIRLINK, LINK, DEVICE, OWNER, DUPLICATE, TYPE = SP_DIRLINK, SP_LINK, SP_DEVICE, SP_OWNER, SP_DUPLICATE, SP_TYPE
-
-cdef enum:
-    F_EXISTED = 32           # bit of the flags column, of rows being placed: the directory was there before
 
 
 # -- the stack of directories ------------------------------------------------------------------------------------
@@ -261,7 +258,7 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     slash = n - 1
     while slash >= 0 and p[slash] != 47:
         slash -= 1
-    if not c.st.options & OPT_KEEP_WHITEOUTS and n - slash > 4 and memcmp(p + slash + 1, b".wh.", 4) == 0:
+    if n - slash > 4 and memcmp(p + slash + 1, b".wh.", 4) == 0:
         c.st.special = SP_WHITEOUT
     if c.st.options & OPT_CHOWN and (map_id(&c.uids, c.rows.uid[row]) < 0 or map_id(&c.gids, c.rows.gid[row]) < 0):
         c.st.special = SP_OWNER

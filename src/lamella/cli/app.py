@@ -20,7 +20,7 @@ __all__ = ["main", "program"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(lamella.__version__, prog_name="lamella")
+@click.version_option(lamella.__version__, prog_name="lamella", message="%(prog)s %(version)s")
 def program() -> None:
     """Read, apply and diff container image layers.
 

@@ -144,7 +144,7 @@ def _facts(info: LayerInfo) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(short_help="Make, verify, apply and compare an image of three layers.")
 @click.option("--size", type=click.IntRange(min=2, max=1000), default=40, show_default=True, metavar="MB",
               help="How much of the machine's files to take.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave the temporary folder there.")

@@ -22,7 +22,7 @@ from lamella.model import Progress
 __all__ = ["inspect", "verify"]
 
 
-@click.command()
+@click.command(short_help="Show an image, or a layer tar.")
 @click.argument("ref")
 @click.option("--layers", is_flag=True, help="Read each layer: what it adds, changes and deletes.")
 @click.option("--tree", is_flag=True, help="List every entry of each layer.")
@@ -147,7 +147,7 @@ def _inspect_layer(output: Output, ref: str, *, tree: bool) -> Report:
     return Report(document, text)
 
 
-@click.command()
+@click.command(short_help="Read all of an image and say what is wrong.")
 @click.argument("ref")
 @command_options
 def verify(output: Output, ref: str) -> Report:

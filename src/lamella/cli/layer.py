@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lamella
-from lamella.cli.options import COMPRESSION, POLICIES, id_map
+from lamella.cli.options import COMPRESSION, id_map
 from lamella.cli.output import Output, Report, columns, command_options, human, path_fields, shown
+from lamella.layer.policy import POLICIES
 from lamella.model import ChangeKind
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MARKS = {ChangeKind.ADD: "A", ChangeKind.MODIFY: "M", ChangeKind.DELETE: "D"}
 COLOURS = {ChangeKind.ADD: "green", ChangeKind.MODIFY: "yellow", ChangeKind.DELETE: "red"}
 
 
-@click.command()
+@click.command(short_help="Apply a layer to a directory.")
 @click.argument("layer")
 @click.argument("root")
 @click.option(
@@ -37,7 +38,7 @@ COLOURS = {ChangeKind.ADD: "green", ChangeKind.MODIFY: "yellow", ChangeKind.DELE
 @click.option("--parent", "parents", multiple=True, metavar="DIR", help="A lower directory, nearest first; repeatable.")
 @click.option(
     "--policy",
-    type=click.Choice(POLICIES),
+    type=click.Choice(list(POLICIES)),
     default="spec",
     show_default=True,
     help="Whose choice where engines differ.",
@@ -108,7 +109,7 @@ def _applied(layer: str, root: str, result: ApplyResult) -> Iterator[str]:
     yield from _warnings(result.warnings)
 
 
-@click.command()
+@click.command(short_help="List what one directory changes against another.")
 @click.argument("lower")
 @click.argument("upper")
 @click.option(
@@ -147,7 +148,7 @@ def _change_line(output: Output, change: Change) -> str:
     return output.style(line, fg=COLOURS[change.kind]) + why
 
 
-@click.command()
+@click.command(short_help="Write the difference of two directories as a layer.")
 @click.argument("lower")
 @click.argument("upper")
 @click.option("-o", "--out", required=True, metavar="OUT", help="The layer to write; - for stdout.")

@@ -7,9 +7,7 @@ import click
 from lamella.errors import FormatError
 from lamella.model import IdMap
 
-__all__ = ["COMPRESSION", "POLICIES", "id_map"]
-
-POLICIES = ["spec", "moby", "containerd", "podman", "umoci"]
+__all__ = ["COMPRESSION", "id_map"]
 
 
 class _Compression(click.ParamType[tuple[str, int | None]]):

@@ -105,7 +105,8 @@ def shown(text: bytes | str) -> str:
     r"""Return a path, or any foreign text, as a terminal may have it.
 
     Printable characters stand for themselves, a backslash is doubled, and everything else (control characters, escape
-    sequences, bidirectional marks, bytes that are not UTF-8) is escaped: ``\x1b``, ``\u202e``, ``\xff``.
+    sequences, bidirectional marks, bytes that are not UTF-8) is escaped: ``\n``, ``\x1b``, ``\u202e``, ``\xff``. Two
+    names are never shown alike.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
@@ -120,6 +121,8 @@ def _shown_character(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape keeps it
         return f"\\x{code - 0xDC00:02x}"
+    if 0x80 <= code <= 0xFF:  # not to be taken for that byte
+        return f"\\u{code:04x}"
     return character.encode("unicode_escape").decode("ascii")
 
 

@@ -178,7 +178,7 @@ class BlobReader:
 
     def _join(self) -> None:
         while self._workers:
-            self._workers[-1].join()
+            self._workers[-1].wait()
             self._workers.pop()
 
     def _close_source(self) -> None:
@@ -221,6 +221,7 @@ def _inflate(ring: Ring, pump: Pump, hashing: bool) -> None:
         item = ring.acquire() if lent is None else ring.lend(lent)
         item.data = pump.fill(item.data) if lent is None else lent
         if not item.data:
+            ring.release(item)
             break
         if pump.codec == "none":
             for chunk in pump.decode(item.data):  # one chunk: the piece itself, counted and checked

@@ -201,7 +201,7 @@ class BlobWriter:
 
     def _wait(self) -> None:
         while self._workers:
-            self._workers[-1].join()
+            self._workers[-1].wait()
             self._workers.pop()
 
     def __enter__(self) -> Self:

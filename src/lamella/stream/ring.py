@@ -40,6 +40,34 @@ class Item:
         self._result = b""
 
 
+class _Gate:
+    """Where threads wait for news of a ring, called under its lock except for the waiting itself.
+
+    A Condition will not do: interrupted while it takes its lock back, it releases a lock that it does not hold. Here a
+    waiter holds nothing.
+    """
+
+    def __init__(self) -> None:
+        self._tickets: deque[threading.Lock] = deque()
+
+    def ticket(self) -> threading.Lock:
+        """Return a lock to acquire, once the ring's is released: that is the waiting."""
+        ticket = threading.Lock()
+        ticket.acquire()
+        self._tickets.append(ticket)
+        return ticket
+
+    def admit_one(self) -> None:
+        """Wake the one who waits longest, if any."""
+        if self._tickets:
+            self._tickets.popleft().release()
+
+    def admit_all(self) -> None:
+        """Wake everyone."""
+        while self._tickets:
+            self._tickets.popleft().release()
+
+
 class Ring:
     """``channels`` names the queues; at most ``nbytes`` are charged at a time; pooled buffers hold ``slot_nbytes``.
 
@@ -49,16 +77,17 @@ class Ring:
 
     def __init__(self, channels: tuple[str, ...], *, nbytes: int, slot_nbytes: int) -> None:
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._ready = {channel: threading.Condition(self._lock) for channel in channels}
-        self._encoded = threading.Condition(self._lock)
+        self._room = _Gate()
+        self._ready = {channel: _Gate() for channel in channels}
+        self._results = _Gate()
         self._queues: dict[str, deque[Item]] = {channel: deque() for channel in channels}
         self._pool: list[memoryview] = []
         self._limit = nbytes
         self._slot_nbytes = slot_nbytes
         self._ended = False
         self._failure: BaseException | None = None  # the producer's, behind what it put
-        self._cancelled: BaseException | None = None  # for everyone, at once
+        self._cancelled = False  # for everyone, at once
+        self._reason: BaseException | None = None
         self.used = 0
         self.peak = 0
 
@@ -66,8 +95,8 @@ class Ring:
 
     def acquire(self) -> Item:
         """Wait for credits and return an item with a pooled buffer to fill."""
+        self._charge(self._slot_nbytes)
         with self._lock:
-            self._charge(self._slot_nbytes)
             buffer = self._pool.pop() if self._pool else None
         if buffer is None:
             buffer = memoryview(bytearray(self._slot_nbytes))
@@ -75,16 +104,19 @@ class Ring:
 
     def lend(self, data: memoryview, tag: str = "") -> Item:
         """Wait for credits and return an item around bytes that live elsewhere."""
-        with self._lock:
-            self._charge(data.nbytes)
+        self._charge(data.nbytes)
         return Item(data, data.nbytes, None, tag)
 
     def _charge(self, nbytes: int) -> None:
-        while self._cancelled is None and self.used and self.used + nbytes > self._limit:
-            self._room.wait()
-        self._check()
-        self.used += nbytes
-        self.peak = max(self.peak, self.used)
+        while True:
+            with self._lock:
+                self._check()
+                if not self.used or self.used + nbytes <= self._limit:
+                    self.used += nbytes
+                    self.peak = max(self.peak, self.used)
+                    return
+                ticket = self._room.ticket()
+            ticket.acquire()
 
     def put(self, item: Item, *channels: str) -> None:
         """Hand ``item`` to ``channels``; each must release it."""
@@ -93,7 +125,7 @@ class Ring:
             item._n_readers = len(channels)
             for channel in channels:
                 self._queues[channel].append(item)
-                self._ready[channel].notify()
+                self._ready[channel].admit_one()
 
     def finish(self, failure: BaseException | None = None) -> None:
         """End every channel behind what was put; ``failure`` is then raised there."""
@@ -101,22 +133,24 @@ class Ring:
             self._ended = True
             self._failure = failure
             for ready in self._ready.values():
-                ready.notify_all()
+                ready.admit_all()
 
     # the consumers' side
 
     def get(self, channel: str) -> Item | None:
         """Wait for the channel's next item; None at its end."""
         queue = self._queues[channel]
-        with self._lock:
-            while not queue and not self._ended and self._cancelled is None:
-                self._ready[channel].wait()
-            self._check()
-            if queue:
-                return queue.popleft()
-            if self._failure is not None:
-                raise self._failure
-            return None
+        while True:
+            with self._lock:
+                self._check()
+                if queue:
+                    return queue.popleft()
+                if self._failure is not None:
+                    raise self._failure
+                if self._ended:
+                    return None
+                ticket = self._ready[channel].ticket()
+            ticket.acquire()
 
     def release(self, item: Item) -> None:
         """Say that one consumer is done with ``item``; the last one gives its credits and its buffer back."""
@@ -127,21 +161,23 @@ class Ring:
             self.used -= item._credit
             if item._buffer is not None:
                 self._pool.append(item._buffer)
-            self._room.notify()
+            self._room.admit_one()
 
     def complete(self, item: Item, result: bytes) -> None:
         """Attach to ``item`` what one consumer made of it."""
         with self._lock:
             item._result, item._done = result, True
-            self._encoded.notify_all()
+            self._results.admit_all()
 
     def result(self, item: Item) -> bytes:
         """Wait for what another consumer makes of ``item``."""
-        with self._lock:
-            while not item._done and self._cancelled is None:
-                self._encoded.wait()
-            self._check()
-            return item._result
+        while True:
+            with self._lock:
+                self._check()
+                if item._done:
+                    return item._result
+                ticket = self._results.ticket()
+            ticket.acquire()
 
     # everyone's
 
@@ -153,22 +189,24 @@ class Ring:
         with self._lock:
             if reason is not None and reason is self._failure:
                 return
-            if self._cancelled is None:
-                self._cancelled = Cancelled() if reason is None else reason
+            if not self._cancelled:
+                self._cancelled, self._reason = True, reason
             self._pool.clear()
             for queue in self._queues.values():
                 queue.clear()
-            for condition in (self._room, self._encoded, *self._ready.values()):
-                condition.notify_all()
+            for gate in (self._room, self._results, *self._ready.values()):
+                gate.admit_all()
 
     def _check(self) -> None:
-        if self._cancelled is not None:
-            raise self._cancelled
+        if self._reason is not None:
+            raise self._reason
+        if self._cancelled:
+            raise Cancelled  # a new one each time: a kept one would keep the frames it went through, and their buffers
 
     @property
     def failure(self) -> BaseException | None:
-        """Return why the ring was cancelled, or None."""
-        return self._cancelled
+        """Return the reason that the ring was cancelled for, or None."""
+        return self._reason
 
 
 class Worker(threading.Thread):
@@ -178,6 +216,25 @@ class Worker(threading.Thread):
         super().__init__(name=f"lamella-{name}", daemon=True)
         self._work = work
         self._failed = failed
+        self._launched = False
+        self._over = threading.Lock()  # held while the work is not over
+
+    def start(self) -> None:
+        """Start, once."""
+        self._over.acquire()
+        self._launched = True
+        try:
+            super().start()
+        except RuntimeError:
+            self._launched = False
+            raise
+
+    def wait(self) -> None:
+        """Wait until it is over; unlike ``join`` also right after a ``start`` that an interrupt cut short, or none."""
+        if self._launched:
+            self._over.acquire()
+            self._over.release()
+            self.join()
 
     def run(self) -> None:
         """Run the work; called by the interpreter."""
@@ -189,3 +246,4 @@ class Worker(threading.Thread):
             self._failed(error)
         finally:
             del self._work, self._failed  # they hold the ring and its buffers
+            self._over.release()

@@ -1,0 +1,342 @@
+"""The rows that need a decision: symlinked or missing parents, whiteouts, replaced directories, links into lowers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from lamella._kernels import place
+from lamella.errors import ConflictError, TarFormatError, UnsafePathError
+from lamella.layer.parents import Found, Parents
+from lamella.layer.placement import Placement
+from lamella.layer.policy import Policy
+from lamella.layer.whiteout import OPAQUE, Dialect, hidden_name, is_metadata
+from lamella.tree.root import lstat, split
+
+__all__ = ["Decider", "ensure_dir"]
+
+_DIR, _LINK = ord("5"), ord("1")
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def ensure_dir(placement: Placement, path: bytes, parents: Parents | None, mode: int = 0o755) -> int:
+    """Open directory ``path`` of the root, making and noting what of it has no entry (32). OSError at a non-directory."""
+    fd, at = os.open(b".", _OPEN_DIR, dir_fd=placement.root.fd), b""
+    try:
+        for part in path.split(b"/") if path else []:
+            at = at + b"/" + part if at else part
+            child = _child(placement, fd, part, at, parents, mode)
+            os.close(fd)
+            fd = child
+        return os.dup(fd)
+    finally:
+        os.close(fd)
+
+
+def _child(placement: Placement, fd: int, name: bytes, path: bytes, parents: Parents | None, mode: int) -> int:
+    try:
+        child = os.open(name, _OPEN_DIR, dir_fd=fd)
+    except FileNotFoundError:
+        return _make(placement, fd, name, path, parents, mode)
+    if placement.find(path) < 0:
+        placement.imply(path, os.fstat(child).st_mtime_ns)
+    return child
+
+
+def _make(placement: Placement, fd: int, name: bytes, path: bytes, parents: Parents | None, mode: int) -> int:
+    lower = None if parents is None else parents.lookup(path)
+    os.mkdir(name, mode | 0o700, dir_fd=fd)
+    child = os.open(name, _OPEN_DIR, dir_fd=fd)
+    if lower is not None and stat.S_ISDIR(lower.status.st_mode):
+        placement.imply(path, lower.status.st_mtime_ns, lower.status, lower.xattrs())
+    else:
+        placement.imply(path, 0)
+    return child
+
+
+class Decider:
+    """Decides for one placement. Called with a Special of the place kernel; True: the row is done, False: try again."""
+
+    def __init__(
+        self, placement: Placement, policy: Policy, dialect: Dialect, parents: Parents | None, rootless: bool
+    ) -> None:
+        self.placement, self.policy, self.dialect, self.parents = placement, policy, dialect, parents
+        self.rootless = rootless
+        self.warnings: list[str] = []
+        self._aliases: dict[bytes, bytes] = {}
+        self._mtimes: dict[bytes, int] = {}
+        self._metadata: set[bytes] = set()
+        self._roads = {
+            place.WHITEOUT: self._whiteout, place.DOTDOT: self._dotdot, place.ROOT: self._root,
+            place.PARENT: self._parent, place.REPLACE_DIR: self._replace_dir, place.DIRLINK: self._dirlink,
+            place.LINK: self._link, place.DEVICE: self._device, place.OWNER: self._owner,
+            place.DUPLICATE: self._duplicate, place.TYPE: self._type,
+        }  # fmt: skip
+
+    def __call__(self, special: int, row: int) -> bool:
+        """Decide for ``row``."""
+        return self._roads[special](row)
+
+    def _warn(self, message: str, path: bytes) -> None:
+        self.warnings.append(f"{message}: {path.decode('utf-8', 'replace')}")
+
+    # -- refusals ---------------------------------------------------------------------------------------------------
+
+    def _dotdot(self, row: int) -> bool:
+        target = self.placement.link_target(row) if self.placement.column("type")[row] == _LINK else None
+        raise UnsafePathError(self.placement.path(row), "a '..' component", target=target)
+
+    def _owner(self, row: int) -> bool:
+        uid, gid = self.placement.column("uid")[row], self.placement.column("gid")[row]
+        raise ConflictError(self.placement.path(row), f"owner {uid}:{gid} is not in the id map")
+
+    def _duplicate(self, row: int) -> bool:
+        if self.placement.column("flags")[self.placement.find(self.placement.path(row))] & 16:
+            self.placement.options &= ~place.ASK_DUPLICATES
+        raise ConflictError(self.placement.path(row), "the layer has this path twice")
+
+    def _type(self, row: int) -> bool:
+        raise TarFormatError("no such type of entry", entry=self.placement.path(row))
+
+    def _device(self, row: int) -> bool:
+        path = self.placement.path(row)
+        if self.rootless:
+            self._warn("device left out", path)
+            return True
+        if not int(self.placement.column("rdev_major")[row]) and not int(self.placement.column("rdev_minor")[row]):
+            raise UnsafePathError(path, "a 0:0 character device would be a whiteout on an overlay")
+        raise PermissionError(errno.EPERM, "making a device needs privilege (rootless=True leaves devices out)", path)
+
+    # -- whiteouts, AUFS metadata -----------------------------------------------------------------------------------
+
+    def _whiteout(self, row: int) -> bool:
+        path = self.placement.path(row)
+        parent, name = split(path)
+        if name == OPAQUE:
+            self.dialect.whiteout(parent, None)
+        elif is_metadata(path):
+            self._aufs_metadata(row, path)
+        else:
+            self.dialect.whiteout(parent, hidden_name(path))
+        return True
+
+    def _aufs_metadata(self, row: int, path: bytes) -> None:
+        # 17: a directory of AUFS's lives as long as the apply, so that links into it find their source
+        self._metadata.add(path)
+        if self.placement.column("type")[row] == _DIR:
+            parent, name = split(path)
+            fd = ensure_dir(self.placement, parent, self.parents, self.policy.parent_mode)
+            try:
+                if lstat(fd, name) is None:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+            finally:
+                os.close(fd)
+            self.placement.enter(row)
+
+    # -- directories ------------------------------------------------------------------------------------------------
+
+    def _root(self, row: int) -> bool:
+        if self.placement.column("type")[row] != _DIR:
+            raise UnsafePathError(b"", "the root's own entry is not a directory")
+        if self.policy.root_entry == "apply":
+            self.placement.column("flags")[row] |= 32
+            self.placement.enter(row)
+        return True
+
+    def _parent(self, row: int) -> bool:
+        """Find, follow, make or replace the directory part of a row's path, and hand it to the kernel."""
+        parent = split(self.placement.path(row))[0]
+        fd, at, real = os.open(b".", _OPEN_DIR, dir_fd=self.placement.root.fd), b"", b""
+        try:
+            for part in parent.split(b"/") if parent else []:
+                at = at + b"/" + part if at else part
+                child, real = self._step(fd, part, at, real + b"/" + part if real else part)
+                os.close(fd)
+                fd = child
+            if parent != real:
+                self._aliases[parent] = real
+            self.placement.push(parent, os.dup(fd))
+        finally:
+            os.close(fd)
+        return False
+
+    def _step(self, fd: int, name: bytes, path: bytes, real: bytes) -> tuple[int, bytes]:
+        if name.startswith(b".wh..wh.") and name != OPAQUE:
+            self._metadata.add(path)
+        followed = self._lower_symlink(fd, name, path) if path == real else None
+        if followed is not None:
+            self._aliases[path] = followed
+            return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
+        try:
+            if path == real:
+                return _child(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
+            child = os.open(name, _OPEN_DIR, dir_fd=fd)
+            self._mtimes.setdefault(real, os.fstat(child).st_mtime_ns)
+            return child, real
+        except FileNotFoundError:
+            return _make(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+        where = self.placement.root.real_path(real) if self.policy.through_symlink == "follow" else None
+        if where is not None:
+            self._aliases[path] = where
+            child = self.placement.root.open_dir(where)
+            self._mtimes.setdefault(where, os.fstat(child).st_mtime_ns)
+            return child, where
+        if self.policy.nondir_ancestor == "error":
+            raise ConflictError(path, "an entry below something that is not a directory")
+        self._warn("a directory takes the place of what was no directory", path)
+        self.placement.reset()
+        os.unlink(name, dir_fd=fd)
+        return _make(self.placement, fd, name, path, None, self.policy.parent_mode), real
+
+    def _lower_symlink(self, fd: int, name: bytes, path: bytes) -> bytes | None:
+        # 105: on a branch, the symlink to follow is in a parent
+        if self.parents is None or lstat(fd, name) is not None:
+            return None
+        lower = self.parents.lookup(path)
+        if lower is None or not stat.S_ISLNK(lower.status.st_mode):
+            return None
+        return self.parents.real_path(path)
+
+    def _replace_dir(self, row: int) -> bool:
+        path = self.placement.path(row)
+        parent, name = split(path)
+        self.placement.reset()
+        with self.placement.root.dir(self._where(parent)) as fd:
+            self.placement.root.remove(fd, name, path)
+        return False
+
+    def _where(self, parent: bytes) -> bytes:
+        at = parent
+        while at:
+            if at in self._aliases:
+                rest = parent[len(at) :]
+                return (self._aliases[at] + rest).lstrip(b"/")
+            at = split(at)[0]
+        return parent
+
+    def _dirlink(self, row: int) -> bool:
+        path = self.placement.path(row)
+        parent, name = split(path)
+        real = self.placement.root.real_path(path)
+        if real is None:
+            with self.placement.root.dir(self._where(parent)) as fd:
+                os.unlink(name, dir_fd=fd)
+            return False
+        self._aliases[path] = real
+        self.placement.column("flags")[row] |= 32
+        self.placement.enter(row)
+        return True
+
+    def resolve(self, row: int) -> int | None:
+        """Open the directory of a row that is reached through a symlink; None where it is gone."""
+        path = self.placement.path(row)
+        where = self._where(path)
+        if self.placement.find(path) != row or where == path:
+            return None
+        try:
+            return self.placement.root.open_dir(where)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+
+    # -- hard links -------------------------------------------------------------------------------------------------
+
+    def _link(self, row: int) -> bool:
+        path, target = self.placement.path(row), self.placement.link_target(row)
+        source = self._source(path, target)
+        parent, name = split(path)
+        self.placement.reset()
+        with self.placement.root.dir(split(source)[0]) as from_fd, self.placement.root.dir(self._where(parent)) as to_fd:
+            old, new = lstat(from_fd, split(source)[1]), lstat(to_fd, name)
+            if old is None or stat.S_ISDIR(old.st_mode):
+                raise ConflictError(path, f"hard link to {target!r}, which is {'missing' if old is None else 'a directory'}")
+            if new is None or (old.st_dev, old.st_ino) != (new.st_dev, new.st_ino):
+                self.placement.root.remove(to_fd, name, path)
+                os.link(split(source)[1], name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+            if self.policy.link_metadata == "apply":
+                self._link_metadata(row, to_fd, name)
+        self.placement.enter(row)
+        return True
+
+    def _source(self, path: bytes, target: bytes) -> bytes:
+        """Return the real path of a hard link's target; on a branch, copy it up from a parent first (43)."""
+        parent, name = split(target)
+        real = self.placement.root.real_path(self._where(parent))
+        if real is not None:
+            source = real + b"/" + name if real else name
+            with self.placement.root.dir(real) as fd:
+                if lstat(fd, name) is not None:
+                    return source
+        lower = self.parents
+        where = None if lower is None else lower.real_path(parent)
+        found = None if lower is None or where is None else lower.lookup(where + b"/" + name if where else name)
+        if found is None or where is None:
+            raise ConflictError(path, f"hard link to {target!r}, which is missing")
+        fd = ensure_dir(self.placement, where, lower, self.policy.parent_mode)
+        try:
+            _copy_up(found, fd, name)
+        finally:
+            os.close(fd)
+        return where + b"/" + name if where else name
+
+    def _link_metadata(self, row: int, fd: int, name: bytes) -> None:
+        column = self.placement.column
+        if os.geteuid() == 0:
+            os.chown(name, int(column("uid")[row]), int(column("gid")[row]), dir_fd=fd, follow_symlinks=False)
+        status = lstat(fd, name)
+        if status is not None and not stat.S_ISLNK(status.st_mode):
+            os.chmod(name, int(column("mode")[row]), dir_fd=fd)
+        ns = int(column("mtime")[row]) * 1_000_000_000 + int(column("mtime_nsec")[row])
+        os.utime(name, ns=(ns, ns), dir_fd=fd, follow_symlinks=False)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Write deferred whiteouts, remove AUFS's own, restore the times of directories that were only passed."""
+        self.dialect.finish()
+        self.placement.reset()
+        for path in sorted(self._metadata):
+            parent, name = split(path)
+            try:
+                with self.placement.root.dir(parent) as fd:
+                    self.placement.root.remove(fd, name, path)
+            except FileNotFoundError:
+                continue
+        if self.policy.parent_mtime == "touch":
+            return
+        for real, mtime_ns in self._mtimes.items():
+            if self.placement.find(real) < 0:
+                with self.placement.root.dir(real) as fd:
+                    os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+
+def _copy_up(found: Found, fd: int, name: bytes) -> None:
+    """Copy a parent's inode with all its metadata to ``name`` of ``fd``."""
+    status = found.status
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(found.readlink(), name, dir_fd=fd)
+    elif stat.S_ISREG(status.st_mode):
+        source = found.open(os.O_RDONLY)
+        try:
+            copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+            try:
+                while os.sendfile(copy, source, None, 1 << 24):  # type: ignore[arg-type]
+                    pass
+                os.fchown(copy, status.st_uid, status.st_gid)
+                os.fchmod(copy, stat.S_IMODE(status.st_mode))
+                for key, value in found.xattrs().items():
+                    os.setxattr(copy, key, value)
+            finally:
+                os.close(copy)
+        finally:
+            os.close(source)
+    else:
+        os.mknod(name, status.st_mode, status.st_rdev, dir_fd=fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=fd, follow_symlinks=False)
+    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)

@@ -1,0 +1,143 @@
+"""The lower directories of a branch, nearest first: what an apply looks up that its own root does not show."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from lamella.tree.root import Root, lstat, split
+
+__all__ = ["Found", "Parents"]
+
+_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+
+
+class Found:
+    """An inode of a parent: its ``root``, ``path``, ``status`` and ``xattrs``."""
+
+    def __init__(self, root: Root, path: bytes, status: os.stat_result) -> None:
+        self.root, self.path, self.status = root, path, status
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        """Return its xattrs but overlay's own; files and directories only."""
+        fd = self.open(os.O_RDONLY)
+        try:
+            return {
+                os.fsencode(name): os.getxattr(fd, name)
+                for name in os.listxattr(fd)
+                if not name.startswith(("trusted.overlay.", "user.overlay."))
+            }
+        finally:
+            os.close(fd)
+
+    def open(self, flags: int) -> int:
+        """Open it (a file or directory)."""
+        parent, name = split(self.path)
+        with self.root.dir(parent) as fd:
+            return os.open(name or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+
+    def readlink(self) -> bytes:
+        """Return a symlink's text."""
+        parent, name = split(self.path)
+        with self.root.dir(parent) as fd:
+            return os.readlink(name, dir_fd=fd)
+
+
+class Parents:
+    """A merged look at ``directories``; whiteouts in overlay and AUFS spelling hide what is below them."""
+
+    def __init__(self, directories: Sequence[str | os.PathLike[str]]) -> None:
+        self._stack = contextlib.ExitStack()
+        self.roots: list[Root] = []
+        with contextlib.ExitStack() as stack:
+            for directory in directories:
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                self.roots.append(Root(fd))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def lookup(self, path: bytes) -> Found | None:
+        """Return what the nearest parent that knows ``path`` has there; None where it is hidden or nowhere."""
+        if not path:
+            return next((Found(r, b"", os.fstat(r.fd)) for r in self.roots), None)
+        for root in self.roots:
+            found, stop = _lookup_one(root, path)
+            if found is not None or stop:
+                return found
+        return None
+
+    def real_path(self, path: bytes) -> bytes | None:
+        """Return where directory ``path`` is once symlinks are followed inside the merged view; None for nowhere."""
+        done: list[bytes] = []
+        todo = [p for p in reversed(path.split(b"/")) if p]
+        for _ in range(4096):
+            if not todo:
+                return b"/".join(done)
+            part = todo.pop()
+            if part in (b".", b".."):
+                done = done[:-1] if part == b".." else done
+                continue
+            found = self.lookup(b"/".join([*done, part]))
+            if found is None:
+                return None
+            if stat.S_ISLNK(found.status.st_mode):
+                target = found.readlink()
+                done = [] if target.startswith(b"/") else done
+                todo.extend(p for p in reversed(target.split(b"/")) if p)
+            elif stat.S_ISDIR(found.status.st_mode):
+                done.append(part)
+            else:
+                return None
+        return None
+
+
+def _lookup_one(root: Root, path: bytes) -> tuple[Found | None, bool]:
+    """One parent's word on ``path``, and whether it is the last one."""
+    fd = os.dup(root.fd)
+    at = b""
+    try:
+        parts = path.split(b"/")
+        for n, part in enumerate(parts):
+            at = at + b"/" + part if at else part
+            if lstat(fd, b".wh." + part) is not None:
+                return None, True
+            status = lstat(fd, part)
+            opaque = _is_opaque(fd)
+            if status is None:
+                return None, opaque
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                return None, True
+            if n + 1 == len(parts):
+                return Found(root, at, status), True
+            if not stat.S_ISDIR(status.st_mode):
+                return None, True
+            child = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = child
+    finally:
+        os.close(fd)
+    return None, False
+
+
+def _is_opaque(fd: int) -> bool:
+    if lstat(fd, b".wh..wh..opq") is not None:
+        return True
+    for name in _OPAQUE:
+        try:
+            if os.getxattr(fd, name) == b"y":
+                return True
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM):
+                raise
+    return False

@@ -1,0 +1,223 @@
+"""One layer on its way into a root: rows as they are scanned, the index of what the layer made, the placing kernel.
+
+What the kernel cannot decide alone it hands to a *decider* (layer/decide.py) by a code, row by row.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lamella._kernels import index, place
+from lamella.columns import AT, F_EXISTED, F_IMPLIED, TableBuilder
+from lamella.model import IdMap, Limits
+from lamella.tar.scanner import Scanner
+from lamella.tree.root import Root
+
+__all__ = ["Placement"]
+
+_SEED = int.from_bytes(os.urandom(8), "little")
+_DIR = ord("5")
+_WARNINGS = 4096
+_MESSAGES = {
+    1: "the file system does not keep this xattr",
+    2: "xattr refused by the kernel",
+    3: "overlay's own xattr dropped",
+    4: "trusted xattr dropped",
+    5: "time clamped by the file system",
+    6: "xattr name that cannot be set",
+}
+_XATTR = struct.Struct("<BHI")
+
+
+def _ranges(ranges: tuple[tuple[int, int, int], ...], squash: bool, own: int) -> np.ndarray[Any, Any]:
+    triples = [*ranges, (-1, own, 1)] if squash else [*ranges]  # -1: whatever no range holds
+    return np.array(triples, np.int64).reshape(-1)
+
+
+class Placement:
+    """Places the rows of one layer below ``root``; ``options`` are those of the place kernel."""
+
+    def __init__(self, root: Root, options: int, limits: Limits, idmap: IdMap | None) -> None:
+        self.root = root
+        self.builder = TableBuilder("tar")
+        self.scanner = Scanner(limits, self.builder)
+        self.options = options
+        self.special: Callable[[int, int], bool] = _undecided
+        self.n_implied = 0
+        self._slots = np.zeros(1 << 13, np.uint32)
+        self._state = np.zeros(place.STATE_NBYTES, np.uint8)
+        self._found = np.zeros(2 * _WARNINGS, np.int64)
+        self._uids = None if idmap is None else _ranges(idmap.uid, idmap.squash, os.geteuid())
+        self._gids = None if idmap is None else _ranges(idmap.gid, idmap.squash, os.getegid())
+        self._next = 0
+        place.open_state(self._state, root.fd, options)
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a column of the rows so far; valid until the next row is added."""
+        column: np.ndarray[Any, Any] = self.builder.columns[AT[name]]
+        return column
+
+    def path(self, row: int) -> bytes:
+        """Return the path of ``row``."""
+        begin, n = int(self.column("name_off")[row]), int(self.column("path_len")[row])
+        return bytes(self.column("arena")[begin : begin + n])
+
+    def link_target(self, row: int) -> bytes:
+        """Return the link target of ``row``."""
+        begin = int(self.column("name_off")[row]) + int(self.column("path_len")[row])
+        return bytes(self.column("arena")[begin : begin + int(self.column("link_len")[row])])
+
+    def find(self, path: bytes) -> int:
+        """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply."""
+        return index.find(self._slots, _SEED, self.builder.columns, path)
+
+    def made(self, path: bytes) -> bool:
+        """Tell whether this layer made ``path``, or something below it."""
+        return self.find(path) >= 0
+
+    def enter(self, row: int) -> None:
+        """Note in the index that ``row`` was made."""
+        self._room(0)
+        index.insert(self._slots, _SEED, self.builder.columns, row, row + 1)
+
+    def imply(self, path: bytes, mtime_ns: int, status: os.stat_result | None = None,
+              xattrs: dict[bytes, bytes] | None = None) -> int:
+        """Add a row for a directory that has no entry: only its mtime is set at the end, or all of ``status``."""
+        run = b"".join(_XATTR.pack(1, len(k), len(v)) + k + v for k, v in sorted((xattrs or {}).items()))
+        builder = self.builder
+        builder.grow(rows=1, arena=len(path) + len(run))
+        row, at = builder.n_rows, builder.arena_used
+        values = {
+            "type": _DIR, "flags": F_IMPLIED if status is None else 0, "mode": 0o755, "name_off": at,
+            "path_len": len(path), "ext_off": at + len(path), "ext_len": len(run), "data_off": -1, "link_group": -1,
+            "mtime": mtime_ns // 1_000_000_000, "mtime_nsec": mtime_ns % 1_000_000_000,
+        }  # fmt: skip
+        if status is not None:
+            values |= {"mode": status.st_mode & 0o7777, "uid": status.st_uid, "gid": status.st_gid}
+        for name, i in AT.items():
+            if name != "arena" and builder.columns[i] is not None:
+                builder.columns[i][row] = values.get(name, 0)
+        self.column("arena")[at : at + len(path) + len(run)] = np.frombuffer(path + run, np.uint8)
+        builder.n_rows += 1
+        builder.arena_used += len(path) + len(run)
+        self.n_implied += 1
+        self.enter(row)
+        return row
+
+    def _room(self, more: int) -> None:
+        rows = self.builder.n_rows + more
+        if rows * 4 // 3 + 2 > len(self._slots):
+            entered = np.flatnonzero(self._slots)
+            rows_in = np.sort(self._slots[entered]).astype(np.int64) - 1
+            self._slots = np.zeros(1 << (rows * 4 // 3 + 2).bit_length(), np.uint32)
+            for begin, end in _runs(rows_in):
+                index.insert(self._slots, _SEED, self.builder.columns, begin, end)
+
+    # -- placing --------------------------------------------------------------------------------------------------
+
+    def feed(self, chunk: memoryview, offset: int) -> None:
+        """Scan ``chunk``, the stream's bytes from ``offset`` on, and make what is in it."""
+        end = self.scanner.feed(chunk)
+        self._room(64)
+        at = self._next
+        while True:
+            at, special = place.place(
+                self._state, self.builder.columns, at, end, chunk, offset, self._slots, _SEED, self._uids, self._gids,
+                self._found,
+            )  # fmt: skip
+            if not special:
+                break
+            if self.special(special, at):
+                at += 1
+            self._room(64)
+        self._next = self.builder.n_rows  # rows that deciders added are made already
+
+    def push(self, path: bytes, fd: int) -> None:
+        """Make ``fd`` the directory in which rows below ``path`` are made; the kernel owns it from now on."""
+        place.push(self._state, path, fd)
+
+    def reset(self) -> None:
+        """Forget every directory: one was removed or replaced."""
+        place.reset(self._state)
+
+    def finish(self, resolve: Callable[[int], int | None]) -> None:
+        """Give directories their metadata, children first. ``resolve`` opens the directory of a row behind a symlink."""
+        self.scanner.finish()
+        rows = np.flatnonzero(self.column("type")[: self.builder.n_rows] == _DIR).astype(np.int64)
+        order = np.ascontiguousarray(rows[: index.sort(self.builder.columns, rows, np.empty_like(rows))][::-1])
+        at = 0
+        while at < len(order):
+            at = place.finish(self._state, self.builder.columns, order, at, self._uids, self._gids, self._found)
+            if at < len(order):
+                fd = resolve(int(order[at]))
+                if fd is not None:
+                    try:
+                        place.finish(
+                            self._state, self.builder.columns, order, at, self._uids, self._gids, self._found, fd
+                        )
+                    finally:
+                        os.close(fd)
+                at += 1
+
+    def close(self) -> None:
+        """Close what is open. The file that was being written, if any, is removed."""
+        row = place.counters(self._state)[4]
+        place.reset(self._state)
+        if row >= 0:
+            path = self.path(row)
+            parent, _, name = path.rpartition(b"/")
+            try:
+                with self.root.dir(parent) as fd:
+                    os.unlink(name, dir_fd=fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                    raise
+
+    def existed(self, row: int) -> bool:
+        """Tell whether directory ``row`` was there before this layer."""
+        return bool(self.column("flags")[row] & F_EXISTED)
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the layer so far."""
+        return self.builder.n_rows - self.n_implied
+
+    @property
+    def counters(self) -> tuple[int, int]:
+        """Regular files made, bytes written to them."""
+        files, nbytes, *_ = place.counters(self._state)
+        return files, nbytes
+
+    def warnings(self) -> list[str]:
+        """What the kernel noted, a line a kind with its first path and the number of others."""
+        n = place.counters(self._state)[3]
+        pairs = self._found[: 2 * n].reshape(-1, 2)
+        lines = []
+        for code, message in _MESSAGES.items():
+            rows = pairs[pairs[:, 1] == code, 0]
+            if len(rows):
+                path = os.fsdecode(self.path(int(rows[0]))).encode("utf-8", "replace").decode()
+                more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+                lines.append(f"{message}: {path}{more}")
+        return lines
+
+
+def _runs(rows: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    if not len(rows):
+        return []
+    cuts = np.flatnonzero(np.diff(rows) > 1)
+    begins = np.concatenate([rows[:1], rows[cuts + 1]])
+    ends = np.concatenate([rows[cuts], rows[-1:]]) + 1
+    return list(zip(begins.tolist(), ends.tolist(), strict=True))
+
+
+def _undecided(special: int, row: int) -> bool:
+    raise ValueError(f"row {row} needs a decision ({special}) and nobody makes it")

@@ -1,0 +1,205 @@
+"""The spellings of "this is gone" and what they do to a root: dialects PLAIN, OVERLAY, AUFS.
+
+In a tar they are all ``.wh.NAME`` and ``.wh..wh..opq`` (OCI image-spec, layer.md "Whiteouts"). On disk a plain root
+just loses the name; an overlay upper directory gets a 0:0 character device and an opaque xattr (kernel
+overlayfs.rst); an AUFS branch keeps the names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamella.errors import WhiteoutError
+from lamella.layer.placement import Placement
+from lamella.tree.root import lstat, split
+
+if TYPE_CHECKING:
+    from lamella.layer.parents import Parents
+
+__all__ = ["OPAQUE", "PREFIX", "Dialect", "hidden_name", "is_metadata"]
+
+PREFIX = b".wh."
+OPAQUE = b".wh..wh..opq"
+
+
+def hidden_name(path: bytes, offset: int | None = None) -> bytes:
+    """Return the name that the whiteout ``path`` hides. WhiteoutError for one that hides nothing that can be (6, 7)."""
+    name = split(path)[1][len(PREFIX) :]
+    if name in (b"", b".", b".."):
+        raise WhiteoutError("whiteout of nothing", offset=offset, entry=path)
+    return name
+
+
+def is_metadata(path: bytes) -> bool:
+    """Tell whether ``path`` is AUFS's own: ``.wh..wh.*`` but the opaque marker, or something below such a name (17)."""
+    return any(part.startswith(b".wh..wh.") and part != OPAQUE for part in path.split(b"/"))
+
+
+@dataclass
+class Dialect:
+    """The plain dialect: what a whiteout names is removed, except what this layer made itself (2-5)."""
+
+    placement: Placement
+    keep_same_layer: bool = True
+    whiteouts: int = 0
+    opaques: int = 0
+
+    def __post_init__(self) -> None:
+        self.deferred: list[tuple[bytes, bytes | None]] = []
+
+    def whiteout(self, parent: bytes, name: bytes | None) -> None:
+        """Hide ``name`` in directory ``parent``, or with None everything that is there."""
+        if name is None:
+            self.opaques += 1
+        else:
+            self.whiteouts += 1
+        try:
+            fd = self.placement.root.open_dir(parent)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                self.deferred.append((parent, name))  # through a symlink: which one, only the whole layer tells (103)
+            elif error.errno != errno.ENOENT:
+                raise
+            return
+        self._hide(fd, parent, name)
+
+    def finish(self) -> None:
+        """Do what had to wait for the end of the layer."""
+        root, made = self.placement.root, self.placement.find
+        for parent, name in self.deferred:
+            if any(made(p) >= 0 and self.placement.column("type")[made(p)] != ord("5") for p in _ancestors(parent)):
+                continue  # this layer made a non-directory of it: nothing lower is below (103)
+            real = root.real_path(parent)
+            if real is not None:
+                self._hide(root.open_dir(real), real, name)
+
+    def _hide(self, fd: int, parent: bytes, name: bytes | None) -> None:
+        placement = self.placement
+        placement.reset()
+        keep = placement.made if self.keep_same_layer else None
+        if name is None:
+            before = os.fstat(fd).st_mtime_ns
+            placement.root.empty(fd, parent, keep)
+            self._touched(parent, before)
+            return
+        try:
+            before, path = os.fstat(fd).st_mtime_ns, parent + b"/" + name if parent else name
+            if lstat(fd, name) is None:
+                return
+            placement.root.remove(fd, name, path, keep)
+            self._renew(path)
+        finally:
+            os.close(fd)
+        self._touched(parent, before)
+
+    def _touched(self, parent: bytes, mtime_ns: int) -> None:
+        # a directory of which nothing else is said keeps its mtime (54)
+        if self.placement.find(parent) < 0:
+            self.placement.imply(parent, mtime_ns)
+
+    def _renew(self, path: bytes) -> None:
+        # a directory that was whited out and is implied again is a new one (13)
+        row = self.placement.find(path)
+        if row >= 0 and self.placement.column("flags")[row] & 16:
+            for column, value in (("flags", 32), ("mode", 0o755), ("mtime", 0), ("mtime_nsec", 0)):
+                self.placement.column(column)[row] = value
+
+
+@dataclass
+class _Deferring(Dialect):
+    """A branch that shows nothing of the lower layers: whiteouts are written when all the layer's names are known."""
+
+    parents: Parents | None = None
+
+    def whiteout(self, parent: bytes, name: bytes | None) -> None:
+        self.deferred.append((parent, name))
+
+    def finish(self) -> None:
+        opaque = {self._real(parent) for parent, name in self.deferred if name is None}
+        for parent, name in sorted(self.deferred, key=lambda item: (item[0], item[1] or b"")):
+            where = self._real(parent)
+            if self._made_nondir(where) or (name is not None and where in opaque):
+                continue  # 103; 14: redundant inside an opaque directory
+            if name is None:
+                self.opaques += 1
+                self._mark_opaque(where)
+                continue
+            path = where + b"/" + name if where else name
+            row = self.placement.find(path)
+            if row >= 0:
+                if self.placement.column("type")[row] == ord("5"):
+                    self._mark_opaque(path)  # 12: made anew, shows no lower content
+                self.whiteouts += 1
+            elif self.parents is None or self.parents.lookup(path) is not None:
+                self.whiteouts += 1
+                self._write(where, name)
+
+    def _real(self, parent: bytes) -> bytes:
+        if self.parents is None or self._made_nondir(parent):
+            return parent
+        return self.parents.real_path(parent) or parent
+
+    def _made_nondir(self, path: bytes) -> bool:
+        rows = [self.placement.find(p) for p in _ancestors(path)]
+        return any(row >= 0 and self.placement.column("type")[row] != ord("5") for row in rows)
+
+    def _dir(self, path: bytes) -> int:
+        from lamella.layer.decide import ensure_dir
+
+        return ensure_dir(self.placement, path, self.parents)
+
+    def _write(self, parent: bytes, name: bytes) -> None:
+        raise NotImplementedError  # a dialect says how
+
+    def _mark_opaque(self, path: bytes) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class OverlayDialect(_Deferring):
+    """An overlay upper directory; ``namespace`` is ``trusted`` or ``user`` (kernel overlayfs.rst)."""
+
+    namespace: str = "trusted"
+
+    def _write(self, parent: bytes, name: bytes) -> None:
+        fd = self._dir(parent)
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=fd)
+            os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
+
+    def _mark_opaque(self, path: bytes) -> None:
+        fd = self._dir(path)
+        try:
+            os.setxattr(fd, f"{self.namespace}.overlay.opaque", b"y")
+        finally:
+            os.close(fd)
+
+
+@dataclass
+class AufsDialect(_Deferring):
+    """An AUFS branch: the names stay (aufs design notes)."""
+
+    def _write(self, parent: bytes, name: bytes) -> None:
+        self._marker(parent, PREFIX + name)
+
+    def _mark_opaque(self, path: bytes) -> None:
+        self._marker(path, OPAQUE)
+
+    def _marker(self, parent: bytes, name: bytes) -> None:
+        fd = self._dir(parent)
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=fd))
+            os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
+
+
+def _ancestors(path: bytes) -> list[bytes]:
+    parts = path.split(b"/")
+    return [b"/".join(parts[: n + 1]) for n in range(len(parts))]

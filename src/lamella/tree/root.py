@@ -1,0 +1,156 @@
+"""Confinement below one directory descriptor: what policy needs to look at, make and remove inside a root.
+
+Nothing here resolves a path but through the root's descriptor (contract rule 8, layer-semantics 96-98).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from lamella._kernels import confine
+
+__all__ = ["Root", "split"]
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY
+_MAX_LINKS = 40
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Return the directory part and the last component of a table's path."""
+    parent, _, name = path.rpartition(b"/")
+    return parent, name
+
+
+def lstat(dir_fd: int, name: bytes) -> os.stat_result | None:
+    """Return the status of ``name``, None where there is none."""
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+class Root:
+    """A directory that nothing gets out of. ``fd`` is the caller's to close."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def open_dir(self, path: bytes) -> int:
+        """Open directory ``path`` following no symlink: OSError ELOOP or ENOTDIR where something else stands."""
+        return confine.open_beneath(self.fd, path or b".", _DIR)
+
+    @contextlib.contextmanager
+    def dir(self, path: bytes) -> Iterator[int]:
+        """Lend a descriptor of open_dir()."""
+        fd = self.open_dir(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def real_path(self, path: bytes) -> bytes | None:
+        """Return where directory ``path`` is when symlinks are followed as if this root were ``/``; None for nowhere."""
+        done: list[bytes] = []
+        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == b"..":
+                done[-1:] = []
+                continue
+            try:
+                with self.dir(b"/".join(done)) as fd:
+                    found = lstat(fd, part)
+                    if found is None:
+                        return None
+                    target = os.readlink(part, dir_fd=fd) if stat.S_ISLNK(found.st_mode) else None
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    return None
+                raise
+            if target is None:
+                if not stat.S_ISDIR(found.st_mode):
+                    return None
+                done.append(part)
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                return None
+            if target.startswith(b"/"):
+                done = []
+            todo.extend(p for p in reversed(target.split(b"/")) if p not in (b"", b"."))
+        return b"/".join(done)
+
+    def remove(self, dir_fd: int, name: bytes, path: bytes, keep: Callable[[bytes], bool] | None = None) -> bool:
+        """Remove ``name`` of ``dir_fd`` and all below it, except what ``keep`` (asked by path) wants; True when it is gone.
+
+        A directory of any depth with two descriptors at a time; on the way up ``..`` is checked to be what it was.
+        """
+        found = lstat(dir_fd, name)
+        if found is None:
+            return True
+        if not stat.S_ISDIR(found.st_mode):
+            if keep is not None and keep(path):
+                return False
+            os.unlink(name, dir_fd=dir_fd)
+            return True
+        gone = self.empty(os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=dir_fd), path, keep)
+        if not gone or (keep is not None and keep(path)):
+            return False
+        os.rmdir(name, dir_fd=dir_fd)
+        return True
+
+    def empty(self, fd: int, path: bytes, keep: Callable[[bytes], bool] | None = None) -> bool:
+        """Remove everything below the directory ``fd`` (closed here) but what ``keep`` wants; True when all is gone."""
+        # a frame a level: its path, the subdirectories still to visit, its identity, whether something stayed
+        frames: list[tuple[bytes, list[bytes], tuple[int, int]]] = []
+        stayed: list[bool] = []
+        try:
+            frames.append(_unlink_files(fd, path, keep, stayed))
+            while True:
+                at, todo, _ = frames[-1]
+                if todo:
+                    child = os.open(todo[-1], _DIR | os.O_NOFOLLOW, dir_fd=fd)
+                    os.close(fd)
+                    fd = child
+                    frames.append(_unlink_files(fd, at + b"/" + todo[-1] if at else todo[-1], keep, stayed))
+                    continue
+                frames.pop()
+                kept = stayed.pop()
+                if not frames:
+                    return not kept
+                parent = os.open(b"..", _DIR, dir_fd=fd)
+                os.close(fd)
+                fd = parent
+                info = os.fstat(fd)
+                if (info.st_dev, info.st_ino) != frames[-1][2]:
+                    raise OSError(errno.ESTALE, "directory was moved while it was removed", at)
+                if kept or (keep is not None and keep(at)):
+                    stayed[-1] = True
+                else:
+                    os.rmdir(frames[-1][1][-1], dir_fd=fd)
+                frames[-1][1].pop()
+        finally:
+            os.close(fd)
+
+
+def _unlink_files(
+    fd: int, path: bytes, keep: Callable[[bytes], bool] | None, stayed: list[bool]
+) -> tuple[bytes, list[bytes], tuple[int, int]]:
+    dirs = []
+    stayed.append(False)
+    info = os.fstat(fd)
+    with os.scandir(fd) as entries:
+        listed = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
+    for name, is_dir in listed:
+        if is_dir:
+            dirs.append(name)
+        elif keep is not None and keep(path + b"/" + name if path else name):
+            stayed[-1] = True
+        else:
+            os.unlink(name, dir_fd=fd)
+    return path, dirs, (info.st_dev, info.st_ino)
