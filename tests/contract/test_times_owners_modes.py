@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_059_what_the_file_system_cannot_hold_is_clamped_with_a_warning(ext4_scr
     assert shape(root) == {"f": b"1", "g": b""}
     assert abs(found(root, "f").mtime_ns) < abs(time)
     assert len(result.warnings) == 1
-    assert "'f'" in str(result.warnings[0])
+    assert re.search(r"\bf\b", str(result.warnings[0]))
 
 
 @pytest.mark.parametrize("policy", ["moby", "containerd", "podman"])

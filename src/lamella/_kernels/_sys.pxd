@@ -126,6 +126,7 @@ cdef extern from *:
     Py_ssize_t write(int fd, const void* p, size_t n) noexcept nogil
     int ftruncate(int fd, int64_t n) noexcept nogil
     int fdatasync(int fd) noexcept nogil
+    int syncfs(int fd) noexcept nogil
     int unshare(int flags) noexcept nogil
     unsigned int umask(unsigned int mask) noexcept nogil
     unsigned int geteuid() noexcept nogil

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 from lamella._kernels._sys cimport (CLONE_FS, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, errno, lam_open_beneath,
-                                    lam_open_by_parts, lam_openat2, umask, unshare)
+                                    lam_open_by_parts, lam_openat2, syncfs, umask, unshare)
 
 
 def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=False):
@@ -36,5 +36,14 @@ def private_umask():
         got = unshare(CLONE_FS)
         if got == 0:
             umask(0)
+    if got < 0:
+        raise OSError(errno, strerror(errno).decode())
+
+
+def sync_fs(int fd):
+    """Write everything of the file system that holds ``fd`` to its device (syncfs(2))."""
+    cdef int got
+    with nogil:
+        got = syncfs(fd)
     if got < 0:
         raise OSError(errno, strerror(errno).decode())
