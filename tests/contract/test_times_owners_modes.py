@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 import pytest
 
@@ -141,11 +140,11 @@ def test_059_negative_and_far_times_are_kept(scratch):
 @pytest.mark.parametrize("time", [-(2**33) * SECOND, 2**36 * SECOND])
 def test_059_what_the_file_system_cannot_hold_is_clamped_with_a_warning(ext4_scratch, time):
     root = tree(ext4_scratch / "r")
-    result = lamella.apply(layer_tar([file("f", b"1", mtime_ns=time), file("g")]), root)
-    assert shape(root) == {"f": b"1", "g": b""}
-    assert abs(found(root, "f").mtime_ns) < abs(time)
+    result = lamella.apply(layer_tar([file("far", b"1", mtime_ns=time), file("g")]), root)
+    assert shape(root) == {"far": b"1", "g": b""}
+    assert abs(found(root, "far").mtime_ns) < abs(time)
     assert len(result.warnings) == 1
-    assert re.search(r"\bf\b", str(result.warnings[0]))
+    assert "far" in str(result.warnings[0])
 
 
 @pytest.mark.parametrize("policy", ["moby", "containerd", "podman"])

@@ -1,9 +1,7 @@
 """Scan a tar stream into a table; tarscan.pxd says what is read and how."""
-import os
-
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strerror
 from posix.stat cimport S_ISREG, fstat, struct_stat
 from posix.unistd cimport pread
 from lamella._kernels cimport _status as st
@@ -385,7 +383,7 @@ cdef object _entry(ScanState* s, const uint8_t* scratch, Py_ssize_t scratch_cap)
 cdef object _error(ScanState* s, int rc, const uint8_t* scratch, Py_ssize_t scratch_cap):
     # the exception for a negative verdict
     if rc == st.OS_ERROR:
-        return OSError(s.os_errno, os.strerror(s.os_errno))
+        return OSError(s.os_errno, strerror(s.os_errno).decode())
     entry = _entry(s, scratch, scratch_cap)
     sentence = _SENTENCES[s.fault]
     if rc == st.OVER_LIMIT:
@@ -458,7 +456,7 @@ def scan_fd(int fd, uint8_t[::1] state not None, uint8_t[::1] scratch not None, 
     cdef struct_stat about
     cdef int rc
     if fstat(fd, &about) < 0:
-        raise OSError(errno, os.strerror(errno))
+        raise OSError(errno, strerror(errno).decode())
     if not S_ISREG(about.st_mode) or base < 0:
         raise ValueError("not a regular file, or a base below 0")
     _open(&o, &s, &r, state, scratch, columns, n_rows, arena_used, limits)

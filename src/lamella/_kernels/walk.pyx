@@ -279,15 +279,14 @@ cdef int _read(Walk* w, int64_t at, Frame* f) noexcept nogil:
         return OUTPUT_FULL
     if n < 0 and errno != ENOENT:                     # ENOENT: it was removed meanwhile
         return _fail(w, errno, f.path_off, f.path_len)
-    if n <= 0:
-        f.list_off = w.s.top
-        f.phase = UNSORTED
-    else:
+    if n > 0:
         n = pack_dirents(w.scratch + w.s.top, n)
         if n < 0 or w.s.top + n - f.names_off > <int64_t>0xFFFFFFFF:
             return _fail(w, EOVERFLOW, f.path_off, f.path_len)
         w.s.top += n
-        f.list_off = w.s.top
+    else:
+        f.phase = UNSORTED
+    f.list_off = w.s.top
     frame_store(w.scratch, at, f)
     return OK
 

@@ -135,6 +135,7 @@ class Stack:
         node = self._root
         for name in path.split(b"/") if path else ():
             node = node.setdefault(name, {})
+        mark: str
         level, mark, before = node.get(_META, (0, "A", None))
         is_dir = entry.type is EntryType.DIR
         now = (entry.mode, entry.uid, entry.gid, entry.mtime_ns) if is_dir else None

@@ -87,7 +87,7 @@ def _image_document(image: Image, found: list[Contents], *, layers: bool, tree: 
 def _image_lines(image: Image, found: list[Contents], *, layers: bool, tree: bool) -> Iterator[str]:
     config = image.config
     yield shown(image.reference)
-    facts = [("id", image.id), ("manifest", image.digest)]
+    facts: list[tuple[str, ...]] = [("id", image.id), ("manifest", image.digest)]
     facts += [("platform", f"{shown(str(config.get('os')))}/{shown(str(config.get('architecture')))}")]
     facts += [("created", shown(str(config["created"])))] if config.get("created") else []
     facts += [("layers", f"{len(image.layers)}, {human(sum(layer.size for layer in image.layers))}")]

@@ -88,10 +88,9 @@ def command_options(function: Command) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
     @click.option("--debug", is_flag=True, help="Show where an error came from.")
-    @click.pass_context
     @functools.wraps(function)
-    def command(ctx: click.Context, *, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
-        output = ctx.find_root().obj
+    def command(*, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
+        output = click.get_current_context().find_root().obj
         output.json, output.quiet, output.debug = as_json, quiet, debug
         try:
             output.show(function(output, **arguments))

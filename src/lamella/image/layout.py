@@ -180,7 +180,7 @@ def _tag(descriptor: Descriptor) -> str | None:
 
 
 def _for_this_machine(index: Index, what: str) -> Descriptor:
-    known: list[Any] = [m for m in index.manifests or () if m.media_type in MANIFEST_TYPES | INDEX_TYPES]
+    known = [m for m in index.manifests or () if m.media_type in MANIFEST_TYPES | INDEX_TYPES]
     # builders list attestations as manifests for an unknown platform
     images = [m for m in known if m.platform is None or m.platform.os != "unknown"]
     fitting = [m for m in images if m.platform and (m.platform.os, m.platform.architecture) == ("linux", goarch())]

@@ -21,6 +21,7 @@ __all__ = ["Scan", "directory", "scan", "scan_fd", "scan_pair"]
 Path = str | os.PathLike[str]
 Xattrs = Literal["all", "all+selinux", "none"]
 Road = Literal["auto", "at", "cwd"]
+Capacity = tuple[int, int, int]
 
 # items of the kernel's WalkState and the numbers of walk.pxd and _status.pxd
 _STATE = (
@@ -28,10 +29,11 @@ _STATE = (
     "holes", "max_fds", "top", "frame", "low", "n_open", "bits", "ext_off", "ext_len",
 )  # fmt: skip
 _AT = {name: i for i, name in enumerate(_STATE)}
-_OUTPUT_FULL, _AT_END, _SPECIAL = 2, 3, 4
+_OUTPUT_FULL, _AT_END = 2, 3
 _GHOST = 1
 _XATTR_AT, _XATTR_CWD, _KEEP_SELINUX = 1, 2, 4
 _MAX_FDS = 64
+_CAPACITY = (4096, 1 << 18, 1 << 18)
 _SEED = int.from_bytes(os.urandom(8), "little")
 
 
@@ -82,7 +84,7 @@ def scan_pair(a: Path, b: Path, *, xattrs: Xattrs = "all") -> tuple[Scan, Scan]:
 
 
 def scan_fd(
-    fd: int, *, xattrs: Xattrs = "all", road: Road = "auto", max_fds: int = _MAX_FDS, capacity: tuple[int, int, int] = (4096, 1 << 18, 1 << 18)
+    fd: int, *, xattrs: Xattrs = "all", road: Road = "auto", max_fds: int = _MAX_FDS, capacity: Capacity = _CAPACITY
 ) -> Scan:
     """Read the directory open as ``fd`` (O_PATH will do); OSError carries the path below it, as bytes.
 
@@ -104,7 +106,7 @@ def scan_fd(
 class _Walker:
     """The caller of the kernel: owns its memory and makes room."""
 
-    def __init__(self, fd: int, options: int, max_fds: int, capacity: tuple[int, int, int]) -> None:
+    def __init__(self, fd: int, options: int, max_fds: int, capacity: Capacity) -> None:
         self.fd, self.options = fd, options
         self.builder = TableBuilder("tree", *capacity[:2])
         self.scratch = np.empty(capacity[2], np.uint8)
@@ -117,8 +119,11 @@ class _Walker:
 
     def run(self) -> Scan:
         try:
-            while (status := walk.rows(self.fd, self.builder.columns, self.state, self.scratch, self.options)) != _AT_END:
-                self.make_room() if status == _OUTPUT_FULL else self.note()
+            while (status := self.step()) != _AT_END:
+                if status == _OUTPUT_FULL:
+                    self.make_room()
+                else:
+                    self.note()
         finally:
             walk.release(self.state, self.scratch)
         n_linked = self.get("linked")
@@ -128,6 +133,9 @@ class _Walker:
         self.builder.n_rows, self.builder.arena_used = self.get("rows"), self.get("arena")
         sockets, ghosts = self.odd
         return Scan(EntryTable(self.builder.finish(), "path"), tuple(sockets), tuple(ghosts), self.get("holes"))
+
+    def step(self) -> int:
+        return walk.rows(self.fd, self.builder.columns, self.state, self.scratch, self.options)
 
     def make_room(self) -> None:
         self.builder.n_rows, self.builder.arena_used = self.get("rows"), self.get("arena")
