@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BlobNotFound",
     "CodecError",
     "ConflictError",
     "DigestMismatchError",
     "FormatError",
     "ImageError",
-    "BlobNotFound",
     "LamellaError",
     "LimitExceededError",
     "ManifestError",

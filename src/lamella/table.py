@@ -1,7 +1,7 @@
 """EntryTable: a layer, a directory or a snapshot as one table; one NumPy column a field, one arena of bytes for names.
 
-Rows are built by kernels through :class:`~lamella.columns.TableBuilder` and never change afterwards. ``order`` is ``"archive"`` (as
-read, duplicates kept) or ``"path"`` (sorted with ``/`` lowest, unique: a subtree is a slice).
+Rows are built by kernels through :class:`~lamella.columns.TableBuilder` and never change afterwards. ``order`` is
+``"archive"`` (as read, duplicates kept) or ``"path"`` (sorted with ``/`` lowest, unique: a subtree is a slice).
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class EntryTable:
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         at = AT.get(name)
-        if at is None or name in ("dev", "ino") and self.columns[at] is None:
+        if at is None or (name in ("dev", "ino") and self.columns[at] is None):
             raise AttributeError(name)
         if name == "data_off" and self.columns[at] is None:
             return np.broadcast_to(np.int64(-1), len(self))

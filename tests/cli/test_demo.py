@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lamella as package
-from lamella.cli import sample
+from lamella.testing.listing import compare, listing
 
 CHECKS = 6
 
@@ -36,7 +36,6 @@ def test_demo_json(lamella):
 
 
 def test_what_is_kept_is_an_image(lamella, scratch, monkeypatch):
-    monkeypatch.setattr(sample, "roomy_folder", lambda nbytes: str(scratch))
     monkeypatch.setattr("lamella.cli.demo.roomy_folder", lambda nbytes: str(scratch))
     ran = lamella("demo", "--size", "2", "--keep", "--json")
     with package.open_image(f"oci:{ran.document['folder']}/image:demo") as image:
@@ -52,6 +51,15 @@ def test_a_disagreement_is_a_failure(lamella, monkeypatch):
     assert "FAILED" in ran.out
     assert ran.err.startswith("lamella: error: 4 of 6 checks failed")
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.requires("root", "umoci")
+def test_umoci_unpacks_what_is_kept_to_the_same_tree(lamella, scratch, monkeypatch):
+    monkeypatch.setattr("lamella.cli.demo.roomy_folder", lambda nbytes: str(scratch))
+    home = Path(lamella("demo", "--size", "2", "--keep", "--json").document["folder"])
+    argv = ["umoci", "unpack", "--image", f"{home}/image:demo", str(home / "bundle")]
+    subprocess.run(argv, check=True, capture_output=True)
+    assert compare(listing(home / "bundle/rootfs"), listing(home / "tree"), ignore={"dir_mtime", "root"}) == []
 
 
 @pytest.mark.requires("userns")

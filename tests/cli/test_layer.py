@@ -122,7 +122,7 @@ def test_changes(lamella, trees):
 def test_changes_json(lamella, trees):
     lower, upper = trees
     ran = lamella("changes", *trees, "--json")
-    assert list(ran.document) == ["lower", "upper", "changes"]
+    assert list(ran.document) == ["lower", "upper", "changes", "warnings"]
     changes = ran.document["changes"]
     assert {"kind": "delete", "path": "etc/old", "type": "file", "why": []} in changes
     [odd] = [change for change in changes if "path_b64" in change]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import pty
 import re
@@ -13,6 +15,7 @@ import sys
 import pytest
 
 import lamella as package
+from lamella.testing.tars import layer_tar
 from tests.image.layouts import HandMade
 
 PROGRAM = [sys.executable, "-m", "lamella"]
@@ -102,13 +105,36 @@ def test_output_that_cannot_be_written_is_an_error(made):
 
 def test_names_that_are_not_utf8_on_the_command_line(lamella, scratch):
     layer = os.fsencode(scratch) + b"/\xe9\x1b.tar"
-    done = subprocess.run(
-        [*PROGRAM, "inspect", layer], capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
-    )
+    done = subprocess.run([*PROGRAM, "inspect", layer], capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
     assert done.stderr.isascii()
     assert b"\x1b" not in done.stderr
+
+
+def test_json_of_such_names_is_json_for_everybody(layer_of, scratch):
+    path = layer_of(os.fsencode(scratch) + b"/\xe9.tar")
+    done = subprocess.run([*PROGRAM, "inspect", path, "--json"], capture_output=True, check=True)
+    document = json.loads(done.stdout)
+    assert document["source"].endswith("\ufffd.tar")
+    assert base64.b64decode(document["source_b64"]) == path
+
+
+def test_a_locale_without_the_characters_gets_their_numbers(layer_of, scratch):
+    path = layer_of(os.fsencode(scratch) + "/日.tar".encode())
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([*PROGRAM, "inspect", path], capture_output=True, check=True, env=env)
+    assert b"/\\u65e5.tar" in done.stdout
+
+
+@pytest.fixture
+def layer_of():
+    def write(path: bytes) -> bytes:
+        with open(path, "wb") as file:
+            file.write(layer_tar([]))
+        return path
+
+    return write
 
 
 # --- on a terminal

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.cli.output import columns, human, one_line, path_fields, shown
+from lamella.cli.text import columns, human, one_line, path_fields, shown
 
 
 @pytest.mark.parametrize(

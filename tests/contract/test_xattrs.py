@@ -83,19 +83,19 @@ def test_065_an_ordinary_user_gets_a_warning(scratch):
 @pytest.mark.requires("root")
 def test_065_overlays_own_attributes_are_dropped_from_a_plain_tree(scratch):
     root = tree(scratch / "r")
-    own = {"trusted.overlay.opaque": b"y", "user.overlay.origin": b"1", "user.overlayed": b"2"}
+    own = {"trusted.overlay.opaque": b"y", "user.overlay.origin": b"1", "user.overlaid": b"2"}
     result = apply(root, directory("d", xattrs=own))
-    assert found(root, "d").xattrs == ((b"user.overlayed", b"2"),)
+    assert found(root, "d").xattrs == ((b"user.overlaid", b"2"),)
     assert result.warnings
     assert "overlay" in str(result.warnings[0])
 
 
 @pytest.mark.requires("root")
 def test_065_and_never_leave_a_driver(scratch):
-    own = {"trusted.overlay.opaque": b"y", "user.overlay.origin": b"1", "user.overlayed": b"2"}
+    own = {"trusted.overlay.opaque": b"y", "user.overlay.origin": b"1", "user.overlaid": b"2"}
     upper = tree(scratch / "u", Dir("d", xattrs=own))
-    assert xattrs_of(diffed(None, upper)["d"]) == {"user.overlayed": b"2"}
-    assert changed(tree(scratch / "l", Dir("d", xattrs={"user.overlayed": b"2"})), upper) == {}
+    assert xattrs_of(diffed(None, upper)["d"]) == {"user.overlaid": b"2"}
+    assert changed(tree(scratch / "l", Dir("d", xattrs={"user.overlaid": b"2"})), upper) == {}
 
 
 @pytest.mark.requires("root")

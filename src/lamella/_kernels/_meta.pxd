@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
 from lamella._kernels._rows cimport (EXT_ATIME, EXT_XATTR, F_ATIME, ExtItem, ext_next, row_ext)
 from lamella._kernels._sys cimport (AT_SYMLINK_NOFOLLOW, EACCES, EINVAL, ENOTSUP, EPERM, errno, fchmod, fchown,
-                                    fchownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, lam_fchmodat,
+                                    fchownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, lam_fail, lam_fchmodat,
                                     lam_lstat, lam_setxattrat, lam_stat_mtime, lam_utimens, stat_t)
 from lamella._kernels.place cimport (OPT_CHOWN, OPT_CLAMP_TIMES, OPT_ESCAPE_OVERLAY, OPT_NO_TRUSTED, OPT_NO_XATTRS,
                                      OPT_SELINUX, OPT_TOLERANT, WARN_TIME_CLAMPED, WARN_XATTR_NAME, WARN_XATTR_OVERLAY,
@@ -68,7 +68,6 @@ cdef inline int set_xattrs(Place* c, Py_ssize_t row, int fd, const char* name) n
     cdef ExtItem item
     cdef char key[300]
     cdef int got
-    global errno
     if c.rows.ext_len[row] == 0 or c.st.options & OPT_NO_XATTRS or row_ext(c.rows, row, &run, &n) < 0:
         return 0
     while True:
@@ -85,8 +84,8 @@ cdef inline int set_xattrs(Place* c, Py_ssize_t row, int fd, const char* name) n
             continue
         if errno == ENOTSUP:
             warn(c, row, WARN_XATTR_UNSUPPORTED)
-        elif errno == EPERM and (c.st.options & OPT_TOLERANT or (name is not NULL and starts(item.name, item.name_len,
-                                                                                               b"user.", 5))):
+        elif errno == EPERM and (c.st.options & OPT_TOLERANT
+                                 or (name is not NULL and starts(item.name, item.name_len, b"user.", 5))):
             warn(c, row, WARN_XATTR_REFUSED)    # user.* is refused on everything but files and directories
         else:
             return -1
@@ -119,14 +118,12 @@ cdef inline int set_owner(Place* c, Py_ssize_t row, int fd, const char* name, bi
     """Apply the owner where it is not the one a new inode has: 1 when it was called for, 0 when not, -1 on error."""
     cdef int64_t uid, gid
     cdef int got
-    global errno
     if not c.st.options & OPT_CHOWN:
         return 0
     uid = map_id(&c.uids, c.rows.uid[row])
     gid = map_id(&c.gids, c.rows.gid[row])
     if uid < 0 or gid < 0 or uid >= 0xFFFFFFFFLL or gid >= 0xFFFFFFFFLL:
-        errno = EINVAL                          # place_rows() asked before: only a table changed underneath comes here
-        return -1
+        return lam_fail(EINVAL)  # place_rows() asked before: only a table changed underneath comes here
     if uid == c.st.euid and gid == c.st.egid and not inherits:
         return 0
     if name is NULL:
@@ -137,7 +134,7 @@ cdef inline int set_owner(Place* c, Py_ssize_t row, int fd, const char* name, bi
 
 cdef inline int set_times(Place* c, Py_ssize_t row, int fd, const char* name) noexcept nogil:
     """Apply mtime, and atime where the entry has one, else the mtime (60); warn where the file system clamped it."""
-    cdef int64_t seconds = c.rows.mtime[row], a_seconds, got_s
+    cdef int64_t seconds = c.rows.mtime[row], a_seconds
     cdef uint32_t nsec = c.rows.mtime_nsec[row], a_nsec
     cdef const uint8_t* run
     cdef Py_ssize_t n, at = 0

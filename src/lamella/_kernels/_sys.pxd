@@ -80,6 +80,7 @@ cdef extern from *:
         struct timespec t[2] = { { as, an }, { ms, mn } };
         return name ? utimensat(fd, name, t, AT_SYMLINK_NOFOLLOW) : futimens(fd, t);
     }
+    static inline int lam_fail(int e) { errno = e; return -1; }
     static inline int64_t lam_stat_mtime(const struct stat *st) { return st->st_mtim.tv_sec; }
     static inline int lam_lstat(int fd, const char *name, struct stat *st) {
         return fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW);
@@ -106,6 +107,7 @@ cdef extern from *:
     int lam_setxattrat(int fd, const char* name, const char* key, const void* value, size_t n) noexcept nogil
     int lam_utimens(int fd, const char* name, int64_t a_s, uint32_t a_ns, int64_t m_s, uint32_t m_ns) noexcept nogil
     int64_t lam_stat_mtime(const stat_t* st) noexcept nogil
+    int lam_fail(int e) noexcept nogil      # set errno, return -1
     int lam_lstat(int fd, const char* name, stat_t* st) noexcept nogil
     int openat(int fd, const char* path, int flags, ...) noexcept nogil
     int close(int fd) noexcept nogil

@@ -50,9 +50,8 @@ cdef int _enter(Place* c, const uint8_t* p, Py_ssize_t n) noexcept nogil:
     cdef PlaceState* st = c.st
     cdef Py_ssize_t end = 0, start
     cdef int fd = st.root_fd
-    global errno
     if n >= PATH_CAP:
-        errno = ENAMETOOLONG
+        lam_fail(ENAMETOOLONG)
         return OS_ERROR
     while st.n_levels > 0:
         end = st.levels[st.n_levels - 1].path_end
@@ -130,10 +129,9 @@ cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name
     cdef uint8_t kind = c.rows.type[row]
     cdef unsigned int mode = c.rows.mode[row] & 0o7777
     cdef int got
-    global errno
     if kind == 50:
         if row_link(c.rows, row, &target, &n) < 0 or n >= PATH_CAP:
-            errno = ENAMETOOLONG
+            lam_fail(ENAMETOOLONG)
             return OS_ERROR
         memcpy(text, target, n)
         text[n] = 0
@@ -245,7 +243,6 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     cdef int got
     cdef Level* top
     cdef int64_t was
-    global errno
     if row_path(c.rows, row, &p, &n) < 0 or kind < 48 or kind > 54:
         return BAD_FORMAT
     if c.rows.flags[row] & F_IMPLIED:
@@ -267,7 +264,7 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     if c.st.special != SP_NONE:
         return SPECIAL
     if n - slash - 1 > 255:
-        errno = ENAMETOOLONG
+        lam_fail(ENAMETOOLONG)
         return OS_ERROR
     got = _enter(c, p, slash if slash > 0 else 0)
     if got != OK:

@@ -21,17 +21,16 @@ once the end marker was met (one zero block; what follows is consumed unread), o
 from libc.stdint cimport int64_t, uint8_t
 from lamella._kernels._scan cimport Scan, ScanLimits, ScanState
 
+# Tell whether the state can have come from here and fits the scratch buffer; the cores rely on it.
 cdef bint state_ok(const ScanState* s, Py_ssize_t scratch_cap) noexcept nogil
-"""Tell whether the state can have come from here and fits the scratch buffer; the cores rely on it."""
 
+# Scan ``p[at:n]`` and move ``at``; a verdict, or a negative Status with the fault in the state.
 cdef int scan_core(Scan* o, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noexcept nogil
-"""Scan ``p[at:n]`` and move ``at``; a verdict, or a negative Status with the fault in the state."""
 
+# Scan the tar of ``nbytes`` at ``base`` of a regular file, from the state's offset; payload is not read.
+#
+# NEED_INPUT at the end of the file, OS_ERROR with ``os_errno`` in the state; else as scan_core().
 cdef int scan_fd_core(Scan* o, int fd, int64_t base, int64_t nbytes) noexcept nogil
-"""Scan the tar of ``nbytes`` at ``base`` of a regular file, from the state's offset; payload is not read.
 
-NEED_INPUT at the end of the file, OS_ERROR with ``os_errno`` in the state; else as scan_core().
-"""
-
+# Say whether the stream may end here: OK, TRUNCATED with the fault in the state, or OUTPUT_FULL: a row waits for room.
 cdef int finish_core(ScanState* s) noexcept nogil
-"""Say whether the stream may end here: OK, TRUNCATED with the fault in the state, or OUTPUT_FULL: a row waits for room."""

@@ -87,8 +87,8 @@ cdef int _look(Walk* w, int dirfd, const char* name, int dtype, Found* x) noexce
     # learn what stands under a name. A directory is opened first and asked by descriptor, so that its row and its
     # names are of one inode whatever is renamed meanwhile.
     cdef int64_t n
-    cdef int tries, got, kind
-    for tries in range(MAX_TRIES):
+    cdef int _tries, got, kind
+    for _tries in range(MAX_TRIES):
         if dtype == DT_DIR:
             if w.cap - _aligned(w.s.top) < <int64_t>sizeof(Frame) + DIR_ROOM:
                 w.s.need_scratch = _aligned(w.s.top) + <int64_t>sizeof(Frame) + DENTS

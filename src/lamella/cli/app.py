@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -11,15 +12,35 @@ from typing import NoReturn
 import click
 
 import lamella
-from lamella.cli.demo import demo
-from lamella.cli.image import inspect, verify
-from lamella.cli.layer import apply, changes, diff
-from lamella.cli.output import Interrupted, Output, one_line
+from lamella.cli.output import Interrupted, Output
+from lamella.cli.text import one_line
 
 __all__ = ["main", "program"]
 
+# command -> module of lamella.cli; a command is loaded when it is asked for, so that none waits for another's imports
+COMMANDS = {
+    "apply": "layer",
+    "changes": "layer",
+    "demo": "demo",
+    "diff": "layer",
+    "inspect": "image",
+    "verify": "image",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Program(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"lamella.cli.{module}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(lamella.__version__, prog_name="lamella", message="%(prog)s %(version)s")
 def program() -> None:
     """Read, apply and diff container image layers.
@@ -27,10 +48,6 @@ def program() -> None:
     Every command takes --json (one document on stdout), --quiet and --debug. The exit status is 0 when it is done, 1
     when it failed (one line on stderr says why), 2 for wrong usage.
     """
-
-
-for _command in (inspect, verify, apply, changes, diff, demo):
-    program.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -51,9 +68,6 @@ def _run(argv: Sequence[str] | None, output: Output) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, and nobody to hear it
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        return 1
-    except click.ClickException as error:
-        _complain(f"error: {one_line(error)}")
         return 1
     except Exception as error:  # noqa: BLE001  (the end of the program: whatever happened becomes one line)
         if output.debug:

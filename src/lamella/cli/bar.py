@@ -10,7 +10,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElaps
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from lamella.cli.output import human
+from lamella.cli.text import human
 from lamella.model import Progress
 
 __all__ = ["progress_bar"]

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamella.cli.output import path_fields, shown
+from lamella.cli.text import path_fields, shown
+from lamella.layer.whiteout import OPAQUE, PREFIX, is_metadata
 from lamella.model import EntryType
 from lamella.table import Entry, EntryTable
 
 __all__ = ["Contents", "Line", "Stack"]
-
-OPAQUE = b".wh..wh..opq"
-AUFS = b".wh..wh."
-WHITEOUT = b".wh."
 
 _FILE_TYPES = {
     EntryType.FILE: stat.S_IFREG,
@@ -27,6 +24,7 @@ _FILE_TYPES = {
     EntryType.DIR: stat.S_IFDIR,
     EntryType.FIFO: stat.S_IFIFO,
 }
+_DEVICES = (EntryType.CHAR, EntryType.BLOCK)
 _META = b""  # a node's own value among its children: no name is empty
 
 Node = dict[bytes, Any]
@@ -47,10 +45,7 @@ class Line:
             return f"{self.mark} {path}"
         entry = self.entry
         mode = stat.filemode(_FILE_TYPES[entry.type] | entry.mode)
-        if entry.type in (EntryType.CHAR, EntryType.BLOCK):
-            size = f"{entry.rdev_major},{entry.rdev_minor}"
-        else:
-            size = str(entry.size)
+        size = f"{entry.rdev_major},{entry.rdev_minor}" if entry.type in _DEVICES else str(entry.size)
         arrow = {EntryType.SYMLINK: " -> ", EntryType.HARDLINK: " == "}.get(entry.type, "")
         target = shown(entry.link_target) if arrow else ""
         return f"{self.mark} {mode} {entry.uid}:{entry.gid} {size:>9} {path}{arrow}{target}"
@@ -64,7 +59,7 @@ class Line:
         base |= {"type": entry.type.name.lower(), "mode": entry.mode, "uid": entry.uid, "gid": entry.gid}
         base |= {"size": entry.size, "mtime": entry.mtime, "mtime_nsec": entry.mtime_nsec}
         base |= path_fields(entry.link_target, "target") if entry.link_target else {}
-        if entry.type in (EntryType.CHAR, EntryType.BLOCK):
+        if entry.type in _DEVICES:
             base |= {"rdev_major": entry.rdev_major, "rdev_minor": entry.rdev_minor}
         return base
 
@@ -161,8 +156,8 @@ def _read_name(path: bytes) -> tuple[str, bytes]:
     parent, slash, name = path.rpartition(b"/")
     if name == OPAQUE:
         return "O", parent
-    if name.startswith(WHITEOUT) and not name.startswith(AUFS):
-        return "D", parent + slash + name[len(WHITEOUT) :]
+    if name.startswith(PREFIX) and not is_metadata(path):
+        return "D", parent + slash + name[len(PREFIX) :]
     return "", path
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lamella
-from lamella.cli.output import Output, Report, command_options, human, shown
+from lamella.cli.output import Output, Report, command_options
 from lamella.cli.sample import copy_part, edit_first, edit_second, roomy_folder, sources
+from lamella.cli.text import human, shown
 from lamella.image.writer import LayoutWriter, image_config
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import click
 
 import lamella
 from lamella.cli.contents import Contents, Stack, lines_of
-from lamella.cli.output import Output, Report, columns, command_options, human, shown
+from lamella.cli.output import Output, Report, command_options
+from lamella.cli.text import columns, human, one_line, path_fields, shown
 from lamella.image.image import Image, Layer
 from lamella.image.layout import Layout
 from lamella.image.reference import parse_reference
@@ -74,7 +75,7 @@ def _image_document(image: Image, found: list[Contents], *, layers: bool, tree: 
         documents.append(document)
     return {
         "kind": "image",
-        "reference": image.reference,
+        **path_fields(image.reference, "reference"),
         "id": image.id,
         "digest": image.digest,
         "size": sum(layer.size for layer in image.layers),
@@ -112,34 +113,27 @@ def _layer_lines(layer: Layer) -> Iterator[str]:
 
 def _counts(contents: Contents) -> str:
     counts = contents.document()
-    words = [
-        f"{counts[key]:,} {key}" for key in ("added", "changed", "repeated", "whiteouts", "opaques") if counts[key]
-    ]
+    words = [f"{counts[key]:,} {key}" for key in ("added", "changed", "repeated", "whiteouts", "opaques") if counts[key]]
     gone = f", {counts['hidden']:,} lower names gone" if counts["hidden"] else ""
     return f"{counts['entries']:,} entries, {human(counts['bytes'])} in files: {', '.join(words) or 'nothing'}{gone}"
 
 
 def _inspect_layer(output: Output, ref: str, *, tree: bool) -> Report:
     source: Any = sys.stdin.buffer if ref == "-" else ref
-    with output.progress(), lamella.read_layer(source) as reader:
+    with output.progress() as progress, lamella.read_layer(source, progress=progress) as reader:
         contents = Stack().push(reader.table())
-        facts = {
-            "media_type": reader.media_type,
-            "digest": reader.digest,
-            "diff_id": reader.diff_id,
-            "size": reader.compressed_size,
-            "uncompressed_size": reader.uncompressed_size,
-        }
+        facts = {"media_type": reader.media_type, "digest": reader.digest, "diff_id": reader.diff_id}
+        sizes = {"size": reader.compressed_size or 0, "uncompressed_size": reader.uncompressed_size or 0}
 
     def document() -> dict[str, Any]:
         lines = {"tree": [line.document() for line in contents.lines]} if tree else {}
-        return {"kind": "layer", "source": ref, **facts, "contents": contents.document(), **lines}
+        return {"kind": "layer", **path_fields(ref, "source"), **facts, **sizes, "contents": contents.document(), **lines}
 
     def text() -> Iterator[str]:
         yield shown(ref)
-        sizes = f"{human(facts['size'])}, {human(facts['uncompressed_size'])} uncompressed"
-        rows = [("digest", str(facts["digest"])), ("diff_id", str(facts["diff_id"])), ("size", sizes)]
-        yield from ("  " + line for line in columns([*rows, ("type", facts["media_type"] or "none")]))
+        size = f"{human(sizes['size'])}, {human(sizes['uncompressed_size'])} uncompressed, {reader.codec}"
+        rows = [("digest", str(facts["digest"])), ("diff_id", str(facts["diff_id"])), ("size", size)]
+        yield from ("  " + line for line in columns(rows))
         yield "  " + _counts(contents)
         if tree:
             yield from lines_of(contents, "  ")
@@ -160,13 +154,13 @@ def verify(output: Output, ref: str) -> Report:
 
     def lines() -> Iterator[str]:
         for problem in problems:
-            yield f"{problem.kind}: {shown(problem.subject)}: {shown(problem.message)}"
+            yield f"{problem.kind}: {one_line(problem.subject)}: {one_line(problem.message)}"
         if not problems:
             yield f"{shown(ref)}: nothing wrong"
 
     return Report(
         lambda: {
-            "reference": str(reference),
+            **path_fields(str(reference), "reference"),
             "digest": descriptor.digest,
             "ok": not problems,
             "problems": [asdict(problem) for problem in problems],

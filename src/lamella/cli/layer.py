@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import lamella
 from lamella.cli.options import COMPRESSION, id_map
-from lamella.cli.output import Output, Report, columns, command_options, human, path_fields, shown
+from lamella.cli.output import Output, Report, command_options
+from lamella.cli.text import columns, human, one_line, path_fields, shown
 from lamella.layer.policy import POLICIES
 from lamella.model import ChangeKind
 
@@ -77,7 +79,8 @@ def apply(
     with output.progress() as progress:
         result = lamella.apply(source, root, idmap=idmap, progress=progress, **options)
     return Report(
-        lambda: {"layer": layer, "root": root} | apply_document(result), lambda: _applied(layer, root, result)
+        lambda: path_fields(layer, "layer") | path_fields(root, "root") | apply_document(result),
+        lambda: _applied(layer, root, result),
     )
 
 
@@ -94,7 +97,7 @@ def apply_document(result: ApplyResult) -> dict[str, Any]:
         "bytes_written": result.bytes_written,
         "whiteouts": result.whiteouts,
         "opaques": result.opaques,
-        "warnings": [str(warning) for warning in result.warnings],
+        "warnings": list(result.warnings),
     }
 
 
@@ -122,23 +125,28 @@ def _applied(layer: str, root: str, result: ApplyResult) -> Iterator[str]:
 @click.option("--xattrs", type=click.Choice(["all", "all+selinux", "none"]), default="all", show_default=True)
 @click.option("--dir-mtime", is_flag=True, help="A directory's time alone is a change.")
 @command_options
-def changes(output: Output, lower: str, upper: str, *, content: str, xattrs: str, dir_mtime: bool) -> Report:
+def changes(output: Output, lower: str, upper: str, **options: Any) -> Report:
     """List what UPPER adds (A), modifies (M) and deletes (D) against LOWER, two directories."""
-    found: Changeset = lamella.changes(lower, upper, content=content, xattrs=xattrs, dir_mtime=dir_mtime)
+    found: Changeset = lamella.changes(lower, upper, **options)
     return Report(
-        lambda: {"lower": lower, "upper": upper, "changes": [change_document(c) for c in found]},
-        lambda: (_change_line(output, c) for c in found),
+        lambda: {
+            **path_fields(lower, "lower"),
+            **path_fields(upper, "upper"),
+            "changes": [change_document(change) for change in found],
+            "warnings": list(found.warnings),
+        },
+        lambda: itertools.chain((_change_line(output, change) for change in found), _warnings(found.warnings)),
     )
 
 
 def change_document(change: Change) -> dict[str, Any]:
     """Return one change, as JSON has it."""
-    entry = change.before if change.kind is ChangeKind.DELETE else change.after
+    entry = change.after or change.before
     return {
         "kind": change.kind.value,
         **path_fields(change.path),
-        "type": entry.type.name.lower(),
-        "why": [flag.name.lower() for flag in change.why if flag.name] if change.why else [],
+        "type": entry.type.name.lower() if entry is not None else None,
+        "why": [flag.name.lower() for flag in change.why if flag.name],
     }
 
 
@@ -219,7 +227,13 @@ def diff(
             **options,
         )
     return Report(
-        lambda: {"lower": lower, "upper": upper, "out": out} | layer_document(info), lambda: _written(out, info)
+        lambda: {
+            **path_fields(lower, "lower"),
+            **path_fields(upper, "upper"),
+            **path_fields(out, "out"),
+            **layer_document(info),
+        },
+        lambda: _written(out, info),
     )
 
 
@@ -233,15 +247,17 @@ def layer_document(info: LayerInfo) -> dict[str, Any]:
         "uncompressed_size": info.uncompressed_size,
         "entries": info.entries,
         "codec": info.codec,
+        "warnings": list(info.warnings),
     }
 
 
 def _written(out: str, info: LayerInfo) -> Iterator[str]:
     yield f"wrote {shown(out)}"
     yield f"  {info.entries:,} entries, {human(info.uncompressed_size)}, {human(info.size)} by {info.codec}"
-    yield from ("  " + line for line in columns([("digest", info.digest), ("diff_id", info.diff_id)]))
+    facts = [("digest", info.digest), ("diff_id", info.diff_id), ("type", info.media_type)]
+    yield from ("  " + line for line in columns(facts))
+    yield from _warnings(info.warnings)
 
 
-def _warnings(warnings: Any) -> Iterator[str]:
-    for warning in warnings:
-        yield f"  warning: {shown(str(warning))}"
+def _warnings(warnings: Iterable[str]) -> Iterator[str]:
+    return (f"  warning: {one_line(warning)}" for warning in warnings)

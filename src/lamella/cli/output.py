@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -17,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from lamella.model import Progress
 
-__all__ = ["Failed", "Interrupted", "Output", "Report", "command_options", "path_fields", "shown"]
+__all__ = ["Failed", "Interrupted", "Output", "Report", "command_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Reporter = Callable[["Progress"], None]
@@ -52,7 +51,9 @@ class Output:
     def say(self, line: str) -> None:
         """Print a line for people, at once; nothing with --json or --quiet."""
         if not self.json and not self.quiet:
-            print(line, file=self.stream, flush=self.stream.isatty())
+            self._print(line)
+            if self.stream.isatty():
+                self.stream.flush()
 
     def show(self, report: Report) -> None:
         """Print a result in the form that was asked for."""
@@ -61,9 +62,15 @@ class Output:
             print(file=self.stream)
         elif not self.quiet:
             for line in report.lines():
-                print(line, file=self.stream)
+                self._print(line)
         if report.failure is not None:
             raise Failed(report.failure)
+
+    def _print(self, line: str) -> None:
+        encoding = self.stream.encoding or "ascii"
+        if encoding.lower() != "utf-8":  # a locale that lacks the characters of a name gets their numbers
+            line = line.encode(encoding, "backslashreplace").decode(encoding)
+        print(line, file=self.stream)
 
     def style(self, text: str, **style: Any) -> str:
         """Colour ``text`` where the stream is a terminal that wants colours (no-color.org)."""
@@ -98,63 +105,3 @@ def command_options(function: Command) -> Callable[..., None]:
             raise Interrupted from error
 
     return command
-
-
-def shown(text: bytes | str) -> str:
-    r"""Return a path, or any foreign text, as a terminal may have it.
-
-    Printable characters stand for themselves, a backslash is doubled, and everything else (control characters, escape
-    sequences, bidirectional marks, bytes that are not UTF-8) is escaped: ``\n``, ``\x1b``, ``\u202e``, ``\xff``. Two
-    names are never shown alike.
-    """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
-    return "".join(map(_shown_character, text)) if not text.isprintable() or "\\" in text else text
-
-
-def _shown_character(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if character.isprintable():
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape keeps it
-        return f"\\x{code - 0xDC00:02x}"
-    if 0x80 <= code <= 0xFF:  # not to be taken for that byte
-        return f"\\u{code:04x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def path_fields(path: bytes, key: str = "path") -> dict[str, str]:
-    """Return a path as JSON can hold it: ``key``, and ``key_b64`` with the exact bytes where they are not UTF-8."""
-    try:
-        return {key: path.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {key: path.decode("utf-8", "replace"), f"{key}_b64": base64.b64encode(path).decode("ascii")}
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message as one printable line; the class where it has no message."""
-    text = str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else _shown_character(c) for c in text)
-
-
-def human(nbytes: int) -> str:
-    """Return a number of bytes for reading, in decimal units: ``1.4 MB``."""
-    value, unit = float(nbytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.95 or unit == "TB":
-            break
-        value /= 1000
-    return f"{nbytes} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def columns(rows: list[tuple[str, ...]], right: str = "") -> Iterator[str]:
-    """Line up ``rows``; ``right`` has an ``r`` for each column whose text ends at the column's right edge."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if right[i : i + 1] == "r" else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

@@ -38,9 +38,20 @@ class Layer:
         """
         return self.layout.open_blob(self.descriptor)
 
-    def reader(self) -> LayerReader:
-        """Open the layer's entries; the blob is verified as it is read, its media type is compared with its magic."""
-        return read_layer(self.open())
+    def reader(self, *, progress: Callable[[Progress], None] | None = None) -> LayerReader:
+        """Open the layer's entries, see :func:`lamella.read_layer`; digest and diff_id are checked at the end.
+
+        CodecError where the media type and the blob's magic disagree (layer-semantics.md, 88), UnsupportedMediaType for
+        a type that is no layer's; else errors as :meth:`open`.
+        """
+        self.layout.open_file(self.descriptor).close()  # BlobNotFound here; the reader owns what it opens itself
+        return read_layer(
+            self.layout.blob_path(self.digest),
+            media_type=self.media_type,
+            expected_digest=self.digest,
+            expected_diff_id=self.diff_id,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ class _Job:
         try:
             confine.private_umask()
             self._place()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._error = error
         finally:
             try:

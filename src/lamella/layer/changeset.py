@@ -171,10 +171,11 @@ def _join(picked: EntryTable, rows: NDArray[np.int64], gone: list[tuple[int, byt
         "type": ord("0"), "link_group": -1, "path_len": lengths, "name_off": nbytes + np.cumsum(lengths) - lengths,
     }  # fmt: skip
     for name, i in AT.items():
-        if i != ARENA and columns[i] is not None:
-            extra = np.zeros(len(gone), columns[i].dtype)
+        column = columns[i]
+        if i != ARENA and column is not None:
+            extra = np.zeros(len(gone), column.dtype)
             extra[:] = fills.get(name, 0)
-            columns[i] = np.concatenate([columns[i], extra])
+            columns[i] = np.concatenate([column, extra])
     columns[ARENA] = arena
     order = np.lexsort(
         (

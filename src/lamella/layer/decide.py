@@ -8,51 +8,16 @@ import stat
 
 from lamella._kernels import place
 from lamella.errors import ConflictError, TarFormatError, UnsafePathError
-from lamella.layer.parents import Found, Parents
+from lamella.layer.implied import OPEN_DIR, child_dir, copy_up, ensure_dir, make_dir
+from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
 from lamella.layer.policy import Policy
 from lamella.layer.whiteout import OPAQUE, Dialect, hidden_name, is_metadata
 from lamella.tree.root import lstat, split
 
-__all__ = ["Decider", "ensure_dir"]
+__all__ = ["Decider"]
 
 _DIR, _LINK = ord("5"), ord("1")
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def ensure_dir(placement: Placement, path: bytes, parents: Parents | None, mode: int = 0o755) -> int:
-    """Open directory ``path`` of the root, making and noting what of it has no entry (32). OSError at a non-directory."""
-    fd, at = os.open(b".", _OPEN_DIR, dir_fd=placement.root.fd), b""
-    try:
-        for part in path.split(b"/") if path else []:
-            at = at + b"/" + part if at else part
-            child = _child(placement, fd, part, at, parents, mode)
-            os.close(fd)
-            fd = child
-        return os.dup(fd)
-    finally:
-        os.close(fd)
-
-
-def _child(placement: Placement, fd: int, name: bytes, path: bytes, parents: Parents | None, mode: int) -> int:
-    try:
-        child = os.open(name, _OPEN_DIR, dir_fd=fd)
-    except FileNotFoundError:
-        return _make(placement, fd, name, path, parents, mode)
-    if placement.find(path) < 0:
-        placement.imply(path, os.fstat(child).st_mtime_ns)
-    return child
-
-
-def _make(placement: Placement, fd: int, name: bytes, path: bytes, parents: Parents | None, mode: int) -> int:
-    lower = None if parents is None else parents.lookup(path)
-    os.mkdir(name, mode | 0o700, dir_fd=fd)
-    child = os.open(name, _OPEN_DIR, dir_fd=fd)
-    if lower is not None and stat.S_ISDIR(lower.status.st_mode):
-        placement.imply(path, lower.status.st_mtime_ns, lower.status, lower.xattrs())
-    else:
-        placement.imply(path, 0)
-    return child
 
 
 class Decider:
@@ -147,7 +112,7 @@ class Decider:
     def _parent(self, row: int) -> bool:
         """Find, follow, make or replace the directory part of a row's path, and hand it to the kernel."""
         parent = split(self.placement.path(row))[0]
-        fd, at, real = os.open(b".", _OPEN_DIR, dir_fd=self.placement.root.fd), b"", b""
+        fd, at, real = os.open(b".", OPEN_DIR, dir_fd=self.placement.root.fd), b"", b""
         try:
             for part in parent.split(b"/") if parent else []:
                 at = at + b"/" + part if at else part
@@ -170,27 +135,23 @@ class Decider:
             return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
         try:
             if path == real:
-                return _child(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
-            child = os.open(name, _OPEN_DIR, dir_fd=fd)
-            self._mtimes.setdefault(real, os.fstat(child).st_mtime_ns)
-            return child, real
-        except FileNotFoundError:
-            return _make(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
+                return child_dir(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
+            return self._passed(real), real
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT):
                 raise
+            if error.errno == errno.ENOENT:
+                return make_dir(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
         where = self.placement.root.real_path(real) if self.policy.through_symlink == "follow" else None
         if where is not None:
             self._aliases[path] = where
-            child = self.placement.root.open_dir(where)
-            self._mtimes.setdefault(where, os.fstat(child).st_mtime_ns)
-            return child, where
+            return self._passed(where), where
         if self.policy.nondir_ancestor == "error":
             raise ConflictError(path, "an entry below something that is not a directory")
         self._warn("a directory takes the place of what was no directory", path)
         self.placement.reset()
         os.unlink(name, dir_fd=fd)
-        return _make(self.placement, fd, name, path, None, self.policy.parent_mode), real
+        return make_dir(self.placement, fd, name, path, None, self.policy.parent_mode), real
 
     def _lower_symlink(self, fd: int, name: bytes, path: bytes) -> bytes | None:
         # 105: on a branch, the symlink to follow is in a parent
@@ -238,11 +199,18 @@ class Decider:
         if self.placement.find(path) != row or where == path:
             return None
         try:
-            return self.placement.root.open_dir(where)
+            fd: int | None = self.placement.root.open_dir(where)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            fd = None
+        return fd
+
+    def _passed(self, real: bytes) -> int:
+        """Open a directory that entries reach by another name; its time is kept."""
+        fd = self.placement.root.open_dir(real)
+        self._mtimes.setdefault(real, os.fstat(fd).st_mtime_ns)
+        return fd
 
     # -- hard links -------------------------------------------------------------------------------------------------
 
@@ -279,7 +247,7 @@ class Decider:
             raise ConflictError(path, f"hard link to {target!r}, which is missing")
         fd = ensure_dir(self.placement, where, lower, self.policy.parent_mode)
         try:
-            _copy_up(found, fd, name)
+            copy_up(found, fd, name)
         finally:
             os.close(fd)
         return where + b"/" + name if where else name
@@ -313,30 +281,3 @@ class Decider:
             if self.placement.find(real) < 0:
                 with self.placement.root.dir(real) as fd:
                     os.utime(fd, ns=(mtime_ns, mtime_ns))
-
-
-def _copy_up(found: Found, fd: int, name: bytes) -> None:
-    """Copy a parent's inode with all its metadata to ``name`` of ``fd``."""
-    status = found.status
-    if stat.S_ISLNK(status.st_mode):
-        os.symlink(found.readlink(), name, dir_fd=fd)
-    elif stat.S_ISREG(status.st_mode):
-        source = found.open(os.O_RDONLY)
-        try:
-            copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
-            try:
-                while os.sendfile(copy, source, None, 1 << 24):  # type: ignore[arg-type]
-                    pass
-                os.fchown(copy, status.st_uid, status.st_gid)
-                os.fchmod(copy, stat.S_IMODE(status.st_mode))
-                for key, value in found.xattrs().items():
-                    os.setxattr(copy, key, value)
-            finally:
-                os.close(copy)
-        finally:
-            os.close(source)
-    else:
-        os.mknod(name, status.st_mode, status.st_rdev, dir_fd=fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.chown(name, status.st_uid, status.st_gid, dir_fd=fd, follow_symlinks=False)
-    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)

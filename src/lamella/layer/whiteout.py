@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamella.errors import WhiteoutError
+from lamella.layer.implied import ensure_dir
 from lamella.layer.placement import Placement
 from lamella.tree.root import lstat, split
 
@@ -110,7 +112,7 @@ class Dialect:
 
 
 @dataclass
-class _Deferring(Dialect):
+class _Deferring(Dialect, ABC):
     """A branch that shows nothing of the lower layers: whiteouts are written when all the layer's names are known."""
 
     parents: Parents | None = None
@@ -148,15 +150,15 @@ class _Deferring(Dialect):
         return any(row >= 0 and self.placement.column("type")[row] != ord("5") for row in rows)
 
     def _dir(self, path: bytes) -> int:
-        from lamella.layer.decide import ensure_dir
-
         return ensure_dir(self.placement, path, self.parents)
 
+    @abstractmethod
     def _write(self, parent: bytes, name: bytes) -> None:
-        raise NotImplementedError  # a dialect says how
+        """Write the whiteout of ``name`` in ``parent``."""
 
+    @abstractmethod
     def _mark_opaque(self, path: bytes) -> None:
-        raise NotImplementedError
+        """Make directory ``path`` opaque."""
 
 
 @dataclass

@@ -100,7 +100,12 @@ def scan_fd(
     if road == "at" or (road == "auto" and walk.has_xattrat()):
         return _Walker(fd, options | _XATTR_AT, max_fds, capacity).run()
     walker = _Walker(fd, options | _XATTR_CWD, max_fds, capacity)
-    return _on_a_thread(lambda: (walk.own_cwd(), walker.run())[1])
+
+    def run() -> Scan:
+        walk.own_cwd()
+        return walker.run()
+
+    return _on_a_thread(run)
 
 
 class _Walker:
