@@ -149,9 +149,7 @@ def test_broken_off_at_any_rename_the_layout_is_whole(scratch, monkeypatch, n):
 
 
 def test_writers_wait_for_each_other(scratch):
-    threads = [
-        threading.Thread(target=write_image, args=(scratch / "image", BASE), kwargs={"tag": f"t{i}"}) for i in range(8)
-    ]
+    threads = [threading.Thread(target=write_image, args=(scratch / "image", BASE), kwargs={"tag": f"t{i}"}) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

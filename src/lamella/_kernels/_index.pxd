@@ -17,6 +17,7 @@ cdef extern from *:
     """
     uint64_t lamella_mix(uint64_t a, uint64_t b) noexcept nogil
 
+
 @cython.overflowcheck(False)    # a hash is meant to wrap
 cdef inline uint64_t path_hash(const uint8_t* p, Py_ssize_t n, uint64_t seed) noexcept nogil:
     """Hash ``n`` bytes; multiply-and-fold over 8-byte words, keyed by ``seed``."""

@@ -110,22 +110,6 @@ cdef inline int format_of(const uint8_t* h) noexcept nogil:
         return STAR if memcmp(h + 508, b"tar\0", 4) == 0 else USTAR
     return GNU if memcmp(h + 257, b"ustar  \0", 8) == 0 else V7
 
-cdef inline void _gnu_fields(const uint8_t* h, Member* m) noexcept nogil:
-    # Archives written by Go before 1.8 hold a ustar prefix where GNU has atime and ctime: take it for one where it is
-    # ASCII and no pair of numbers, as Go's own reader does.
-    cdef int64_t ctime
-    cdef int i = 0
-    if h[345] == 0:
-        return
-    if number_field(h + 345, 12, &m.atime) == 0 and number_field(h + 357, 12, &ctime) == 0:
-        m.has_atime = True
-        return
-    m.prefix = slice_text(h + 345, 155)
-    while i < m.prefix.n and m.prefix.p[i] < 128:
-        i += 1
-    if i < m.prefix.n or m.flag == 83:
-        m.prefix.n = 0
-
 cdef inline int member_read(const uint8_t* h, Member* m) noexcept nogil:
     """Read the header ``h`` into ``m``; 0 or the fault."""
     memset(m, 0, sizeof(Member))
@@ -150,8 +134,8 @@ cdef inline int member_read(const uint8_t* h, Member* m) noexcept nogil:
     if m.flag == 51 or m.flag == 52:
         if number_field(h + 329, 8, &m.major) < 0 or number_field(h + 337, 8, &m.minor) < 0:
             return FAULT_DEVICE
-    if m.format == GNU:
-        _gnu_fields(h, m)
+    if m.format == GNU:      # no prefix: atime and ctime stand there, or what else a writer pleased
+        m.has_atime = h[345] != 0 and number_field(h + 345, 12, &m.atime) == 0
         return FAULT_NONE
     m.prefix = slice_text(h + 345, 131 if m.format == STAR else 155)
     if m.format == STAR and h[476] != 0:

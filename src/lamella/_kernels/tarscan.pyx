@@ -24,8 +24,8 @@ AT_END: int = st.AT_END
 SCRATCH_FULL: int = SCAN_SCRATCH_FULL
 
 _SENTENCES = (
-    "no fault", "bad checksum", "unknown type flag", "unsupported type flag", "malformed mode", "malformed uid", "malformed gid",
-    "malformed size", "malformed mtime", "malformed atime", "malformed device number", "malformed pax record",
+    "no fault", "bad checksum", "unknown type flag", "unsupported type flag", "malformed mode", "malformed uid",
+    "malformed gid", "malformed size", "malformed mtime", "malformed atime", "malformed device number", "malformed pax record",
     "NUL in a pax name", "global pax header gives a size", "two extended headers of one kind", "misplaced global pax header",
     "no member after an extended header", "malformed sparse map", "unknown sparse format", "malformed extended attribute",
     "input ends inside a header", "input ends inside an extended header", "input ends inside a payload",

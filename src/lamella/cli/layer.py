@@ -78,10 +78,11 @@ def apply(
     idmap = id_map(map_uid, map_gid, squash=map_squash)
     with output.progress() as progress:
         result = lamella.apply(source, root, idmap=idmap, progress=progress, **options)
-    return Report(
-        lambda: path_fields(layer, "layer") | path_fields(root, "root") | apply_document(result),
-        lambda: _applied(layer, root, result),
-    )
+
+    def document() -> dict[str, Any]:
+        return {**path_fields(layer, "layer"), **path_fields(root, "root"), **apply_document(result)}
+
+    return Report(document, lambda: _applied(layer, root, result))
 
 
 def apply_document(result: ApplyResult) -> dict[str, Any]:

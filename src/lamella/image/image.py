@@ -85,9 +85,7 @@ class Image:
         self.chain_ids = chain_ids(self.diff_ids)
         blobs = manifest.layers or ()
         if len(blobs) != len(self.diff_ids):
-            raise ManifestError(
-                f"manifest {self.digest} has {len(blobs)} layers, its config {len(self.diff_ids)} diff_ids"
-            )
+            raise ManifestError(f"manifest {self.digest} has {len(blobs)} layers, its config {len(self.diff_ids)} diff_ids")
         self.layers: tuple[Layer, ...] = tuple(
             Layer(chain_id, diff_id, blob.digest, blob.size, blob.media_type, blob.urls or (), layout, blob)
             for chain_id, diff_id, blob in zip(self.chain_ids, self.diff_ids, blobs, strict=True)

@@ -130,9 +130,7 @@ class Layout:
         if len({m.digest for m in found}) != 1:
             known = ", ".join(sorted({repr(_tag(m)) for m in images if _tag(m)})) or "none"
             asked = f"tag {tag!r}" if tag is not None else "no tag"
-            raise ReferenceNotFound(
-                f"{asked} names {len(found)} of {len(images)} images in {self.path!r}; tags: {known}"
-            )
+            raise ReferenceNotFound(f"{asked} names {len(found)} of {len(images)} images in {self.path!r}; tags: {known}")
         descriptor = found[0]
         while descriptor.media_type in INDEX_TYPES:
             what = f"index {descriptor.digest}"

@@ -89,13 +89,17 @@ def verify_image(
     total = sum(blob.size for blob in blobs)
     diff_ids = (config.rootfs.diff_ids or ()) if config is not None else ()
     done = 0
-    for i, blob in enumerate(blobs):
+
+    def report(n_read: int) -> None:
         if progress is not None:
-            progress(Progress("verify", done, total, "bytes"))
-        problems += verify_layer(layout, blob, diff_ids[i] if i < len(diff_ids) else None, f"layer {i} {blob.digest}")
+            progress(Progress("verify", min(done + n_read, total), total, "bytes"))
+
+    report(0)
+    for i, blob in enumerate(blobs):
+        diff_id = diff_ids[i] if i < len(diff_ids) else None
+        problems += verify_layer(layout, blob, diff_id, f"layer {i} {blob.digest}", report)
         done += blob.size
-    if progress is not None:
-        progress(Progress("verify", total, total, "bytes"))
+        report(0)
     return problems
 
 
@@ -109,8 +113,10 @@ def _counts(n_blobs: int, config: Config, subject: str) -> Iterator[Problem]:
         yield Problem("history", subject, f"history speaks of {n_made} layers, the manifest has {n_blobs}")
 
 
-def verify_layer(layout: Layout, blob: Descriptor, diff_id: DiffID | None, subject: str) -> list[Problem]:
-    """Return what is wrong with one layer; ``diff_id`` None skips its check."""
+def verify_layer(
+    layout: Layout, blob: Descriptor, diff_id: DiffID | None, subject: str, report: Callable[[int], None]
+) -> list[Problem]:
+    """Return what is wrong with one layer; ``diff_id`` None skips its check, ``report`` is told the bytes read."""
     problems: list[Problem] = []
     if diff_id is not None and diff_id.algorithm not in ALGORITHMS:
         problems.append(Problem("diff_id", subject, f"digest algorithm {diff_id.algorithm!r} is not supported"))
@@ -121,7 +127,7 @@ def verify_layer(layout: Layout, blob: Descriptor, diff_id: DiffID | None, subje
             BlobReader(file, expected_digest=blob.digest, expected_diff_id=diff_id, expected_size=blob.size) as reader,
         ):
             problems += _media_type(blob, reader.codec, subject)
-            _scan(reader, subject, problems)
+            _scan(reader, subject, problems, report)
     except DigestMismatchError as error:
         problems += _verify_stored(layout, blob, subject) or [Problem("diff_id", subject, str(error))]
     except (LamellaError, OSError) as error:
@@ -139,10 +145,11 @@ def _media_type(blob: Descriptor, codec: str, subject: str) -> Iterator[Problem]
         yield Problem("media_type", subject, str(error))
 
 
-def _scan(reader: BlobReader, subject: str, problems: list[Problem]) -> None:
+def _scan(reader: BlobReader, subject: str, problems: list[Problem], report: Callable[[int], None]) -> None:
     """Read the tar for its form; a fault in it does not stop the digests, which raise at the blob's end."""
     scanner = Scanner()
     for chunk in reader:
+        report(reader.bytes_in)
         fault = _fault(scanner.feed, chunk)
         if fault is not None:
             break

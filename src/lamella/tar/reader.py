@@ -177,7 +177,7 @@ class LayerReader:
         if self._progress is not None:
             done = self._scanner.offset if self._direct else self._blob.bytes_in
             self._progress(Progress("read", done, self._source.size, "bytes"))
-        return not self._ended or bool(self._blocks)
+        return bool(self._blocks) or not self._ended
 
     def _scan_file(self, fd: int, keep: bool) -> None:
         # headers only; what follows the end marker is nobody's business then
