@@ -64,7 +64,7 @@ def test_inspect_layers(lamella, made):
     assert (upper["whiteouts"], upper["opaques"]) == (2, 1)
     assert upper["hidden"] == 3  # d/b, e/f, e/f/g
     ran = lamella("inspect", made.reference, "--layers")
-    assert "6 added, 3 changed, 1 repeated, 2 whiteouts, 1 opaques, 3 lower names gone" in ran.out
+    assert "6 added, 3 changed, 1 repeated, 2 whiteouts, 1 opaque, 3 lower names gone" in ran.out
 
 
 def test_inspect_tree(lamella, made):

@@ -10,6 +10,7 @@ import pytest
 from lamella import open_image
 from lamella.errors import (
     BlobNotFound,
+    CodecError,
     DigestMismatchError,
     ImageError,
     LimitExceededError,
@@ -91,11 +92,49 @@ def test_blobs_are_verified_at_their_end(made):
         assert caught.value.expected == image.layers[0].digest
 
 
+def test_a_layer_s_entries(made):
+    with open_image(made.reference) as image:
+        lower, upper = image.layers
+        with lower.reader() as reader:
+            assert [(entry.path, reader.read(entry)) for entry in reader] == [(b"a", b"one\n")]
+        with upper.reader() as reader:
+            assert list(reader.table().paths) == [b"d", b"d/b"]
+            assert (reader.digest, reader.diff_id) == (upper.digest, upper.diff_id)
+        assert repr(image) == f"<Image {made.reference} {image.digest}>"
+
+
+def test_a_layer_s_entries_are_verified_at_their_end(scratch):
+    diff_ids = [sha256(b"another"), sha256(b"one")]
+    made = HandMade(scratch / "image", config={"rootfs": {"type": "layers", "diff_ids": diff_ids}}).write()
+    with open_image(made.reference) as image:
+        with image.layers[0].reader() as reader, pytest.raises(DigestMismatchError) as caught:
+            reader.table()
+        assert caught.value.expected == sha256(b"another")
+        made.stored(image.layers[1].digest).unlink()
+        with pytest.raises(BlobNotFound):
+            image.layers[1].reader()
+
+
+def test_088_a_layer_s_media_type_is_compared_with_its_bytes(scratch):
+    made = HandMade(scratch / "image", media_type=LAYER).write()
+    [entry] = json.loads((made.path / "index.json").read_text())["manifests"]
+    manifest = json.loads(made.stored(entry["digest"]).read_text())
+    manifest["layers"][0]["mediaType"] = LAYER + "+zstd"
+    manifest["layers"][1]["mediaType"] = "text/plain"
+    made.list(made.document(manifest, MANIFEST), "lies")
+    with open_image(f"{made.reference}:lies") as image:
+        with pytest.raises(CodecError):
+            image.layers[0].reader()
+        with pytest.raises(UnsupportedMediaType):
+            image.layers[1].reader()
+
+
 def test_a_closed_image_opens_nothing(made):
     with open_image(made.reference) as image:
         pass
-    with pytest.raises(ValueError, match="closed"):
-        image.layers[0].open()
+    for use in (image.layers[0].open, image.layers[0].reader):
+        with pytest.raises(ValueError, match="closed"):
+            use()
 
 
 def test_a_blob_left_open_is_closed_without_a_warning(made):

@@ -395,7 +395,8 @@ def test_hard_link_sets():
     rows = [{"path": p, "type": k, "link_group": g, "link_target": t, "size": s} for p, k, g, t, s in [
         ("a", "0", 0, "", 5), ("b", "0", 0, "", 5), ("s", "2", 2, "to", 0), ("t", "2", 2, "to", 0),
         ("n", "3", 4, "", 0), ("m", "3", 4, "", 0), ("alone", "0", -1, "", 0),
-        ("c", "0", 0, "", 5), ("own", "1", 0, "own-target", 0),
+        ("c", "0", 0, "", 5),
+        ("own", "1", 0, "own-target", 0),
     ]]  # fmt: skip
     found = []
     for order in (list(range(9)), [7, 3, 1, 2, 0, 5, 4, 6, 8]):

@@ -5,7 +5,7 @@ They return 0, or -1 with errno.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
-from lamella._kernels._rows cimport (EXT_ATIME, EXT_XATTR, F_ATIME, ExtItem, ext_next, row_ext)
+from lamella._kernels._rows cimport (EXT_ATIME, EXT_XATTR, F_ATIME, F_HOST, ExtItem, ext_next, row_ext)
 from lamella._kernels._sys cimport (AT_SYMLINK_NOFOLLOW, EACCES, EINVAL, ENOTSUP, EPERM, errno, fchmod, fchown,
                                     fchownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, lam_fail, lam_fchmodat,
                                     lam_lstat, lam_setxattrat, lam_stat_mtime, lam_utimens, stat_t)
@@ -95,6 +95,7 @@ cdef inline void clear_xattrs(Place* c, Py_ssize_t row, int fd) noexcept nogil:
     cdef char names[65536]
     cdef Py_ssize_t total = flistxattr(fd, names, 65536), at = 0, n, next_, run_len
     cdef const uint8_t* run
+    cdef const uint8_t* key
     cdef ExtItem item
     cdef bint kept
     if c.st.options & OPT_NO_XATTRS or row_ext(c.rows, row, &run, &run_len) < 0:
@@ -104,6 +105,9 @@ cdef inline void clear_xattrs(Place* c, Py_ssize_t row, int fd) noexcept nogil:
         while at + n < total and names[at + n] != 0:
             n += 1
         kept = (not c.st.options & OPT_SELINUX and n == 16 and memcmp(names + at, b"security.selinux", 16) == 0)
+        key = <const uint8_t*>names + at
+        if starts(key, n, b"trusted.overlay.", 16) or starts(key, n, b"user.overlay.", 13):
+            kept = True                         # the driver's, not the layer's
         next_ = 0
         while not kept:
             next_ = ext_next(run, run_len, next_, &item)
@@ -120,8 +124,9 @@ cdef inline int set_owner(Place* c, Py_ssize_t row, int fd, const char* name, bi
     cdef int got
     if not c.st.options & OPT_CHOWN:
         return 0
-    uid = map_id(&c.uids, c.rows.uid[row])
-    gid = map_id(&c.gids, c.rows.gid[row])
+    uid, gid = c.rows.uid[row], c.rows.gid[row]
+    if not c.rows.flags[row] & F_HOST:
+        uid, gid = map_id(&c.uids, uid), map_id(&c.gids, gid)
     if uid < 0 or gid < 0 or uid >= 0xFFFFFFFFLL or gid >= 0xFFFFFFFFLL:
         return lam_fail(EINVAL)  # place_rows() asked before: only a table changed underneath comes here
     if uid == c.st.euid and gid == c.st.egid and not inherits:

@@ -30,6 +30,7 @@ cdef enum:
     F_GHOST = 8           # a directory lists the name and denies it (layer-semantics 107)
     F_IMPLIED = 16        # no entry of its own: some entry's missing parent
     F_EXISTED = 32        # while rows are placed: a directory that was there before
+    F_HOST = 64           # while rows are placed: ids are the host's already
 
 cdef struct Rows:
     Py_ssize_t cap

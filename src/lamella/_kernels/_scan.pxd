@@ -1,5 +1,6 @@
 """The state of a scan and what it works on; tarscan.pxd says what they mean together."""
 from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy
 from lamella._kernels cimport _status as st
 from lamella._kernels cimport _ustar as u
 from lamella._kernels._rows cimport Rows
@@ -88,3 +89,27 @@ cdef inline int scan_fail(ScanState* s, int fault, int64_t off, int64_t value) n
     if fault >= u.FAULT_ENTRIES:
         return st.OVER_LIMIT
     return st.TRUNCATED if fault >= u.FAULT_CUT_HEADER else st.BAD_FORMAT
+
+cdef inline int scan_fill(ScanState* s, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noexcept nogil:
+    """Fill the block from ``p[at:n]``; OK when it is full, else NEED_INPUT."""
+    cdef Py_ssize_t take = u.BLOCK - s.fill
+    if take > n - at[0]:
+        take = n - at[0]
+    if s.fill == 0:
+        s.header_off = s.offset
+        if s.phase == PHASE_HEADER:
+            s.entry_in = 0
+    memcpy(s.block + s.fill, p + at[0], take)
+    s.fill += take
+    s.offset += take
+    at[0] += take
+    return st.OK if s.fill == u.BLOCK else st.NEED_INPUT
+
+cdef inline Py_ssize_t scan_skip(ScanState* s, Py_ssize_t n) noexcept nogil:
+    """Pass over payload and padding, ``n`` bytes at most; return how many."""
+    cdef int64_t payload = s.left if s.left < n else n
+    cdef int64_t padding = s.pad if s.pad < n - payload else n - payload
+    s.left -= payload
+    s.pad -= padding
+    s.offset += payload + padding
+    return payload + padding

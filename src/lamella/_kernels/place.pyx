@@ -235,6 +235,21 @@ cdef int _make_file(Place* c, Py_ssize_t row, const Level* top, const char* name
 
 # -- rows --------------------------------------------------------------------------------------------------------
 
+cdef int _question(Place* c, Py_ssize_t row, const uint8_t* p, Py_ssize_t n, Py_ssize_t slash) noexcept nogil:
+    """Return why the row cannot be made without a decision, by looking at the row alone; SP_NONE for most."""
+    if c.rows.flags[row] & F_DOTDOT or (n - slash == 3 and p[slash + 1] == 46 and p[slash + 2] == 46):
+        return SP_DOTDOT
+    if n == 0:
+        return SP_ROOT
+    if n - slash > 4 and memcmp(p + slash + 1, b".wh.", 4) == 0:
+        return SP_WHITEOUT
+    if c.st.options & OPT_CHOWN and (map_id(&c.uids, c.rows.uid[row]) < 0 or map_id(&c.gids, c.rows.gid[row]) < 0):
+        return SP_OWNER
+    if c.st.options & OPT_ASK_DUPLICATES and index_find(c.slots, c.mask, c.seed, c.rows, p, n) >= 0:
+        return SP_DUPLICATE
+    return SP_NONE
+
+
 cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     cdef const uint8_t* p
     cdef Py_ssize_t n, slash
@@ -247,20 +262,10 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
         return BAD_FORMAT
     if c.rows.flags[row] & F_IMPLIED:
         return OK
-    c.st.special = SP_NONE
-    if c.rows.flags[row] & F_DOTDOT:
-        c.st.special = SP_DOTDOT
-    elif n == 0:
-        c.st.special = SP_ROOT
     slash = n - 1
     while slash >= 0 and p[slash] != 47:
         slash -= 1
-    if n - slash > 4 and memcmp(p + slash + 1, b".wh.", 4) == 0:
-        c.st.special = SP_WHITEOUT
-    if c.st.options & OPT_CHOWN and (map_id(&c.uids, c.rows.uid[row]) < 0 or map_id(&c.gids, c.rows.gid[row]) < 0):
-        c.st.special = SP_OWNER
-    if c.st.options & OPT_ASK_DUPLICATES and index_find(c.slots, c.mask, c.seed, c.rows, p, n) >= 0:
-        c.st.special = SP_DUPLICATE
+    c.st.special = _question(c, row, p, n, slash)
     if c.st.special != SP_NONE:
         return SPECIAL
     if n - slash - 1 > 255:

@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t, uint8_t
 from lamella._kernels._scan cimport Scan, ScanLimits, ScanState
 
 # Tell whether the state can have come from here and fits the scratch buffer; the cores rely on it.
-cdef bint state_ok(const ScanState* s, Py_ssize_t scratch_cap) noexcept nogil
+cdef bint state_ok(ScanState* s, Py_ssize_t scratch_cap) noexcept nogil
 
 # Scan ``p[at:n]`` and move ``at``; a verdict, or a negative Status with the fault in the state.
 cdef int scan_core(Scan* o, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noexcept nogil

@@ -12,7 +12,8 @@ from lamella._kernels._number cimport number_field
 from lamella._kernels._pax cimport KW_SP_MAP, N_KEYWORDS, Extras, pax_apply, pax_check, pax_collect
 from lamella._kernels._rows cimport Rows, rows_acquire, rows_release
 from lamella._kernels._scan cimport (FAR, GLOBAL_BUDGET, PHASE_BODY, PHASE_END, PHASE_EXTENSION, PHASE_HEADER, PHASE_MAP,
-                                     PHASE_MEMBER, PHASE_SKIP, SCAN_SCRATCH_FULL, WINDOW, Scan, ScanState, Span, scan_fail)
+                                     PHASE_MEMBER, PHASE_SKIP, SCAN_SCRATCH_FULL, WINDOW, Scan, ScanState, Span, scan_fail,
+                                     scan_fill, scan_skip)
 from lamella._kernels._sparse cimport map_begin, map_check, map_from_records, map_take, old_sparse, old_sparse_begin
 
 from lamella.errors import LimitExceededError, TarFormatError, TruncatedError
@@ -45,19 +46,25 @@ cdef bint _span_ok(const Span* b, const ScanState* s) noexcept nogil:
     return b.has == 0 or (b.off >= 0 and b.len >= 0 and b.len <= s.used and b.off <= s.used - b.len)
 
 
-cdef bint state_ok(const ScanState* s, Py_ssize_t scratch_cap) noexcept nogil:
+cdef Span* _body(ScanState* s) noexcept nogil:
+    # where the body being read is noted; a global one has no place of its own
+    return &s.pax if s.body_kind == 120 else &s.name if s.body_kind == 76 else &s.link
+
+
+cdef bint state_ok(ScanState* s, Py_ssize_t scratch_cap) noexcept nogil:
     cdef bint ok = s.offset >= 0 and s.offset <= FAR and s.left >= 0 and s.left <= FAR and s.pad >= 0 and s.pad < u.BLOCK
     ok = ok and s.fill >= 0 and s.fill <= u.BLOCK and s.used >= 0 and s.used <= scratch_cap
     ok = ok and s.maybe >= 0 and s.maybe <= FAR and s.global_len >= 0 and s.global_len <= s.used
     ok = ok and _span_ok(&s.pax, s) and _span_ok(&s.name, s) and _span_ok(&s.link, s)
     ok = ok and s.global_spent >= 0 and s.global_spent <= FAR and s.n_entries >= 0 and s.n_entries <= FAR
-    ok = ok and s.map_n >= 0 and s.map_n <= scratch_cap and s.map_off >= 0 and s.map_off <= scratch_cap
-    ok = ok and s.map_n * 8 <= s.used - s.map_off if s.map_n else ok
-    ok = ok and s.map_taken >= 0 and s.map_taken <= s.map_room and s.map_room <= FAR and s.map_value >= 0
     if s.phase == PHASE_BODY:
-        return ok and s.left <= scratch_cap - s.used
+        return ok and s.left <= scratch_cap - s.used and (s.body_kind == 103 or _body(s).has != 0)
+    if s.phase == PHASE_MAP or s.phase == PHASE_EXTENSION or s.phase == PHASE_MEMBER:
+        ok = ok and s.map_n >= 0 and s.map_n <= s.used and s.map_off == s.used - 8 * s.map_n and s.map_off >= 0
+        ok = ok and s.map_taken >= 0 and s.map_taken <= s.map_room and s.map_room <= FAR and s.map_value >= 0
     if s.phase == PHASE_MAP:
-        return ok and s.map_want <= scratch_cap and (s.map_want - s.map_n) * 8 <= scratch_cap - s.used
+        ok = ok and s.map_want <= scratch_cap and s.map_n <= (s.map_want if s.map_want >= 0 else 0)
+        ok = ok and (s.map_want - s.map_n) * 8 <= scratch_cap - s.used
     return ok and s.phase >= PHASE_HEADER and s.phase <= PHASE_END
 
 
@@ -65,28 +72,29 @@ cdef int _begin_body(Scan* o, const uint8_t* h) noexcept nogil:
     # an extended header: its body goes to the scratch buffer
     cdef ScanState* s = o.s
     cdef int64_t size = -1
-    cdef int kind = 120 if h[156] == 88 else h[156]
-    cdef Span* span = &s.pax if kind == 120 else &s.name if kind == 76 else &s.link
+    cdef Span* span
+    s.body_kind = 120 if h[156] == 88 else h[156]
+    span = _body(s)
     if number_field(h + 124, 12, &size) < 0 or size < 0:
         return scan_fail(s, u.FAULT_SIZE, s.header_off, 0)
-    if kind == 103 and _pending(s):
+    if s.body_kind == 103 and _pending(s):
         return scan_fail(s, u.FAULT_ORDER, s.header_off, 0)
-    if kind != 103 and span.has:
+    if s.body_kind != 103 and span.has:
         return scan_fail(s, u.FAULT_TWICE, s.header_off, 0)
-    if size > o.limits.pax_bytes or (kind == 103 and size > o.limits.pax_bytes - s.global_len):
+    if size > o.limits.pax_bytes or (s.body_kind == 103 and size > o.limits.pax_bytes - s.global_len):
         return scan_fail(s, u.FAULT_PAX_BYTES, s.header_off, size)
     if size > o.scratch_cap - s.used:
         return SCAN_SCRATCH_FULL
-    if kind != 103:
+    if s.body_kind != 103:
         span.off, span.len, span.has, span.stream_off = s.used, 0, 1, s.offset
-    s.phase, s.body_kind, s.fill, s.left, s.pad = PHASE_BODY, kind, 0, size, _padding(size)
+    s.phase, s.fill, s.left, s.pad = PHASE_BODY, 0, size, _padding(size)
     return st.OK
 
 
 cdef int _end_body(Scan* o) noexcept nogil:
     # the body is complete: s.used is its end
     cdef ScanState* s = o.s
-    cdef Span* span = &s.pax if s.body_kind == 120 else &s.name if s.body_kind == 76 else &s.link
+    cdef Span* span = _body(s)
     cdef Py_ssize_t at = 0
     cdef int fault = u.FAULT_NONE
     cdef int64_t begin = s.global_len if s.body_kind == 103 else span.off
@@ -131,7 +139,6 @@ cdef int _header(Scan* o) noexcept nogil:
         return scan_fail(s, u.FAULT_UNSUPPORTED, s.header_off, flag)
     if flag != 0 and (flag < 48 or flag > 55):
         return scan_fail(s, u.FAULT_TYPE, s.header_off, flag)
-    s.map_n = 0
     return _member(o, h, False)
 
 
@@ -209,6 +216,14 @@ cdef int _resolve(Scan* o, const uint8_t* h, u.Member* m, Extras* x, Slice* kw) 
     return st.OK
 
 
+cdef void _forget(ScanState* s) noexcept nogil:
+    # the member has its row: what waited for it is void
+    s.n_entries += 1
+    s.global_spent += s.global_len
+    s.pax.has = s.name.has = s.link.has = 0
+    s.used, s.fill, s.phase = s.global_len, 0, PHASE_HEADER
+
+
 cdef int _member(Scan* o, const uint8_t* h, bint mapped) noexcept nogil:
     # the headers are complete; ``mapped``: so is the sparse map
     cdef ScanState* s = o.s
@@ -242,42 +257,12 @@ cdef int _member(Scan* o, const uint8_t* h, bint mapped) noexcept nogil:
     rc = emit(o, &m, &x, &map)
     if rc != st.OK:
         return rc
-    s.n_entries += 1
-    s.global_spent += s.global_len
-    s.pax.has = s.name.has = s.link.has = 0
-    s.used, s.map_n, s.fill = s.global_len, 0, 0
-    s.phase = PHASE_HEADER
+    _forget(s)
     if m.kind != 48:
         s.maybe = m.size
     elif m.size:
         s.left, s.pad, s.phase = m.size, _padding(m.size), PHASE_SKIP
     return st.OK
-
-
-cdef int _fill(ScanState* s, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noexcept nogil:
-    # fill the block; OK when it is full
-    cdef Py_ssize_t take = u.BLOCK - s.fill
-    if take > n - at[0]:
-        take = n - at[0]
-    if s.fill == 0:
-        s.header_off = s.offset
-        if s.phase == PHASE_HEADER:
-            s.entry_in = 0
-    memcpy(s.block + s.fill, p + at[0], take)
-    s.fill += take
-    s.offset += take
-    at[0] += take
-    return st.OK if s.fill == u.BLOCK else st.NEED_INPUT
-
-
-cdef Py_ssize_t _skip(ScanState* s, Py_ssize_t n) noexcept nogil:
-    # pass over at most n bytes of payload and padding; how many
-    cdef int64_t payload = s.left if s.left < n else n
-    cdef int64_t padding = s.pad if s.pad < n - payload else n - payload
-    s.left -= payload
-    s.pad -= padding
-    s.offset += payload + padding
-    return payload + padding
 
 
 cdef int _take_body(Scan* o, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noexcept nogil:
@@ -302,11 +287,11 @@ cdef int scan_core(Scan* o, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noex
     o.limits.sparse_entries = min(o.limits.sparse_entries, <int64_t>1 << 27)
     while rc == st.OK:
         if s.phase == PHASE_HEADER:
-            rc = _fill(s, p, n, at)
+            rc = scan_fill(s, p, n, at)
             if rc == st.OK:
                 rc = _header(o)
         elif s.phase == PHASE_SKIP:
-            at[0] += _skip(s, n - at[0])
+            at[0] += scan_skip(s, n - at[0])
             if s.left or s.pad:
                 return st.NEED_INPUT
             s.phase = PHASE_HEADER
@@ -315,7 +300,7 @@ cdef int scan_core(Scan* o, const uint8_t* p, Py_ssize_t n, Py_ssize_t* at) noex
         elif s.phase == PHASE_MAP:
             rc = map_take(o, p, n, at)
         elif s.phase == PHASE_EXTENSION:
-            rc = _fill(s, p, n, at)
+            rc = scan_fill(s, p, n, at)
             if rc == st.OK:
                 rc = old_sparse(o, s.block, 21)
         elif s.phase == PHASE_MEMBER:
@@ -334,7 +319,7 @@ cdef int scan_fd_core(Scan* o, int fd, int64_t base, int64_t nbytes) noexcept no
     cdef int rc
     while True:
         if s.phase == PHASE_SKIP and s.offset < nbytes:
-            _skip(s, nbytes - s.offset)
+            scan_skip(s, nbytes - s.offset)
         got = pread(fd, window, WINDOW, base + s.offset)
         if got < 0:
             if errno == EINTR:

@@ -354,10 +354,7 @@ cdef int _leave(Walk* w, int64_t at, Frame* f) noexcept nogil:
 
 
 cdef int _begin(Walk* w, int root_fd) noexcept nogil:
-    cdef int status
-    if w.s.max_fds < 3:
-        return BAD_FORMAT
-    status = _room(w, 0)
+    cdef int status = _room(w, 0) if w.s.max_fds >= 3 else BAD_FORMAT
     if status == OK:                                  # opened anew: the caller's descriptor has a position of its own
         status = _visit(w, root_fd, b".", DT_DIR, 0)
     return _fail(w, ENOENT, 0, 0) if status == SPECIAL else status

@@ -113,7 +113,8 @@ def _layer_lines(layer: Layer) -> Iterator[str]:
 
 def _counts(contents: Contents) -> str:
     counts = contents.document()
-    words = [f"{counts[key]:,} {key}" for key in ("added", "changed", "repeated", "whiteouts", "opaques") if counts[key]]
+    names = {"added": "added", "changed": "changed", "repeated": "repeated", "whiteouts": "whiteouts", "opaques": "opaque"}
+    words = [f"{counts[key]:,} {name}" for key, name in names.items() if counts[key]]
     gone = f", {counts['hidden']:,} lower names gone" if counts["hidden"] else ""
     return f"{counts['entries']:,} entries, {human(counts['bytes'])} in files: {', '.join(words) or 'nothing'}{gone}"
 

@@ -58,8 +58,8 @@ class Output:
     def show(self, report: Report) -> None:
         """Print a result in the form that was asked for."""
         if self.json:
-            json.dump(report.document(), self.stream, indent=2)
-            print(file=self.stream)
+            # ASCII: no character of a name reaches a terminal; indented for eyes only, it takes ten times as long
+            print(json.dumps(report.document(), indent=2 if self.stream.isatty() else None), file=self.stream)
         elif not self.quiet:
             for line in report.lines():
                 self._print(line)
@@ -79,8 +79,8 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Reporter | None]:
-        """Give a callback that draws a bar on stderr; None unless stderr is a terminal and --quiet is absent."""
-        if self.quiet or not sys.stderr.isatty():
+        """Give a callback that draws a bar on stderr; None with --quiet, or where stderr is no terminal that can."""
+        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             yield None
             return
         from lamella.cli.bar import progress_bar  # noqa: PLC0415  (rich takes a tenth of a second to load)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lamella._kernels import confine, place
-from lamella.errors import LamellaError, UnsupportedMediaType
+from lamella.errors import LamellaError
 from lamella.layer.decide import Decider
 from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
@@ -170,8 +170,6 @@ class _Job:
             if not placement.scanner.at_end:
                 placement.feed(chunk, offset)
             offset += len(chunk)
-        if placement.find(b"Files") >= 0 and placement.find(b"Hives") >= 0:
-            raise UnsupportedMediaType("a Windows layer (Files/, Hives/) can be read but not applied")
         placement.reset()
         self._decider.finish()
         placement.finish(self._decider.resolve)

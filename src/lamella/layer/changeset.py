@@ -135,6 +135,9 @@ class Changeset:
             marked[0] = False
         return np.flatnonzero(marked)
 
+    def _largest(self, table: EntryTable) -> str:
+        return os.fsdecode(table.path(int(np.argmax(table.size))))
+
     def write(
         self, out: Any, *, compression: str = "gzip", level: int | None = None,
         whiteouts: Literal["explicit", "opaque"] = "explicit", clamp_mtime: int | None = None,
@@ -154,7 +157,8 @@ class Changeset:
         if dropped:
             notes.append(f"{dropped} xattrs of overlay's own left out")
         if sparse is None and self._holes > _GIB:
-            notes.append(f"{self._holes} bytes of holes are written as zeros (sparse='pax' keeps them)")
+            notes.append(f"{self._holes} bytes of holes are written as zeros, {self._largest(table)!r} among them "
+                         "(sparse='pax' keeps them)")
         return replace(info, warnings=(*notes, *info.warnings))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -30,7 +31,6 @@ class Decider:
         self.rootless = rootless
         self.warnings: list[str] = []
         self._aliases: dict[bytes, bytes] = {}
-        self._mtimes: dict[bytes, int] = {}
         self._metadata: set[bytes] = set()
         self._roads = {
             place.WHITEOUT: self._whiteout, place.DOTDOT: self._dotdot, place.ROOT: self._root,
@@ -54,7 +54,11 @@ class Decider:
 
     def _owner(self, row: int) -> bool:
         uid, gid = self.placement.column("uid")[row], self.placement.column("gid")[row]
-        raise ConflictError(self.placement.path(row), f"owner {uid}:{gid} is not in the id map")
+        idmap = self.placement.idmap
+        shown = "" if idmap is None else " ".join(
+            ",".join(":".join(map(str, r)) for r in ranges) for ranges in (idmap.uid, idmap.gid)
+        )
+        raise ConflictError(self.placement.path(row), f"owner {uid}:{gid} is not in the id map {shown}")
 
     def _duplicate(self, row: int) -> bool:
         if self.placement.column("flags")[self.placement.find(self.placement.path(row))] & 16:
@@ -209,7 +213,7 @@ class Decider:
     def _passed(self, real: bytes) -> int:
         """Open a directory that entries reach by another name; its time is kept."""
         fd = self.placement.root.open_dir(real)
-        self._mtimes.setdefault(real, os.fstat(fd).st_mtime_ns)
+        self.dialect.mtimes.setdefault(real, os.fstat(fd).st_mtime_ns)
         return fd
 
     # -- hard links -------------------------------------------------------------------------------------------------
@@ -275,9 +279,11 @@ class Decider:
                     self.placement.root.remove(fd, name, path)
             except FileNotFoundError:
                 continue
-        if self.policy.parent_mtime == "touch":
-            return
-        for real, mtime_ns in self._mtimes.items():
-            if self.placement.find(real) < 0:
-                with self.placement.root.dir(real) as fd:
+        for real, mtime_ns in self.dialect.mtimes.items() if self.policy.parent_mtime == "restore" else ():
+            row = self.placement.find(real)
+            if row >= 0 and self.placement.column("flags")[row] & 16:
+                self.placement.column("mtime")[row] = mtime_ns // 1_000_000_000
+                self.placement.column("mtime_nsec")[row] = mtime_ns % 1_000_000_000
+            elif row < 0:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.placement.root.dir(real) as fd:
                     os.utime(fd, ns=(mtime_ns, mtime_ns))

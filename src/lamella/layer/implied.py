@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -47,6 +48,10 @@ def make_dir(  # noqa: PLR0917 - a step of ensure_dir()
     lower = None if parents is None else parents.lookup(path)
     os.mkdir(name, mode | 0o700, dir_fd=fd)
     child = os.open(name, OPEN_DIR, dir_fd=fd)
+    for acl in ("system.posix_acl_default", "system.posix_acl_access"):  # inherited (109)
+        with contextlib.suppress(OSError):  # there is none, or there are no such things here
+            os.removexattr(child, acl)
+    os.fchmod(child, mode | 0o700 if os.geteuid() else mode)
     if lower is not None and stat.S_ISDIR(lower.status.st_mode):
         placement.imply(path, lower.status.st_mtime_ns, lower.status, lower.xattrs())
     else:

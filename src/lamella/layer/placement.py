@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lamella._kernels import index, place
-from lamella.columns import AT, F_EXISTED, F_IMPLIED, TableBuilder
+from lamella.columns import AT, F_EXISTED, F_HOST, F_IMPLIED, TableBuilder
+from lamella.errors import UnsupportedMediaType
 from lamella.model import IdMap, Limits
 from lamella.tar.scanner import Scanner
 from lamella.tree.root import Root
@@ -50,6 +51,8 @@ class Placement:
         self.options = options
         self.special: Callable[[int, int], bool] = _undecided
         self.n_implied = 0
+        self.idmap = idmap
+        self._implied: list[int] = []
         self._slots = np.zeros(1 << 13, np.uint32)
         self._state = np.zeros(place.STATE_NBYTES, np.uint8)
         self._found = np.zeros(2 * _WARNINGS, np.int64)
@@ -96,7 +99,7 @@ class Placement:
         builder.grow(rows=1, arena=len(path) + len(run))
         row, at = builder.n_rows, builder.arena_used
         values = {
-            "type": _DIR, "flags": F_IMPLIED if status is None else 0, "mode": 0o755, "name_off": at,
+            "type": _DIR, "flags": F_IMPLIED if status is None else F_EXISTED | F_HOST, "mode": 0o755, "name_off": at,
             "path_len": len(path), "ext_off": at + len(path), "ext_len": len(run), "data_off": -1, "link_group": -1,
             "mtime": mtime_ns // 1_000_000_000, "mtime_nsec": mtime_ns % 1_000_000_000,
         }  # fmt: skip
@@ -109,6 +112,7 @@ class Placement:
         builder.n_rows += 1
         builder.arena_used += len(path) + len(run)
         self.n_implied += 1
+        self._implied.append(row)
         self.enter(row)
         return row
 
@@ -127,6 +131,8 @@ class Placement:
         """Scan ``chunk``, the stream's bytes from ``offset`` on, and make what is in it."""
         end = self.scanner.feed(chunk)
         self._room(64)
+        if offset == 0:
+            self._refuse_windows(end)
         at = self._next
         while True:
             at, special = place.place(
@@ -140,6 +146,12 @@ class Placement:
             self._room(64)
         self._next = self.builder.n_rows  # rows that deciders added are made already
 
+    def _refuse_windows(self, end: int) -> None:
+        # 95: the two trees of a Windows layer stand at its very beginning
+        tops = {self.path(row).partition(b"/")[0] for row in range(min(end, 256))}
+        if b"Hives" in tops and b"Files" in tops:
+            raise UnsupportedMediaType("a Windows layer (Files, Hives) can be read but not applied")
+
     def push(self, path: bytes, fd: int) -> None:
         """Make ``fd`` the directory in which rows below ``path`` are made; the kernel owns it from now on."""
         place.push(self._state, path, fd)
@@ -151,7 +163,9 @@ class Placement:
     def finish(self, resolve: Callable[[int], int | None]) -> None:
         """Give directories their metadata, children first. ``resolve`` opens the directory of a row behind a symlink."""
         self.scanner.finish()
-        rows = np.flatnonzero(self.column("type")[: self.builder.n_rows] == _DIR).astype(np.int64)
+        is_dir = self.column("type")[: self.builder.n_rows] == _DIR
+        is_dir[[row for row in self._implied if self.find(self.path(row)) != row]] = False  # an entry came later
+        rows = np.flatnonzero(is_dir).astype(np.int64)
         order = np.ascontiguousarray(rows[: index.sort(self.builder.columns, rows, np.empty_like(rows))][::-1])
         at = 0
         while at < len(order):

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lamella.columns import F_EXISTED, F_HOST, F_IMPLIED
 from lamella.errors import WhiteoutError
 from lamella.layer.implied import ensure_dir
 from lamella.layer.placement import Placement
@@ -52,6 +53,7 @@ class Dialect:
 
     def __post_init__(self) -> None:
         self.deferred: list[tuple[bytes, bytes | None]] = []
+        self.mtimes: dict[bytes, int] = {}  # of directories that were only passed, or lost a child (54)
 
     def whiteout(self, parent: bytes, name: bytes | None) -> None:
         """Hide ``name`` in directory ``parent``, or with None everything that is there."""
@@ -82,7 +84,7 @@ class Dialect:
     def _hide(self, fd: int, parent: bytes, name: bytes | None) -> None:
         placement = self.placement
         placement.reset()
-        keep = placement.made if self.keep_same_layer else None
+        keep = self._keep if self.keep_same_layer else None
         if name is None:
             before = os.fstat(fd).st_mtime_ns
             placement.root.empty(fd, parent, keep)
@@ -93,22 +95,22 @@ class Dialect:
             if lstat(fd, name) is None:
                 return
             placement.root.remove(fd, name, path, keep)
-            self._renew(path)
         finally:
             os.close(fd)
         self._touched(parent, before)
 
     def _touched(self, parent: bytes, mtime_ns: int) -> None:
-        # a directory of which nothing else is said keeps its mtime (54)
         if self.placement.find(parent) < 0:
-            self.placement.imply(parent, mtime_ns)
+            self.mtimes.setdefault(parent, mtime_ns)
 
-    def _renew(self, path: bytes) -> None:
-        # a directory that was whited out and is implied again is a new one (13)
+    def _keep(self, path: bytes) -> bool:
         row = self.placement.find(path)
-        if row >= 0 and self.placement.column("flags")[row] & 16:
-            for column, value in (("flags", 32), ("mode", 0o755), ("mtime", 0), ("mtime_nsec", 0)):
+        if row >= 0 and self.placement.column("flags")[row] & F_IMPLIED:
+            # what was lower is hidden: a directory that is implied here is a new one (13)
+            own = (("uid", os.geteuid()), ("gid", os.getegid()), ("mode", 0o755), ("mtime", 0), ("mtime_nsec", 0))
+            for column, value in (("flags", F_EXISTED | F_HOST), *own):
                 self.placement.column(column)[row] = value
+        return row >= 0
 
 
 @dataclass
@@ -122,13 +124,16 @@ class _Deferring(Dialect, ABC):
 
     def finish(self) -> None:
         opaque = {self._real(parent) for parent, name in self.deferred if name is None}
+        hidden: set[bytes] = set()
         for parent, name in sorted(self.deferred, key=lambda item: (item[0], item[1] or b"")):
             where = self._real(parent)
-            if self._made_nondir(where) or (name is not None and where in opaque):
-                continue  # 103; 14: redundant inside an opaque directory
+            above = {b"", *_ancestors(where)}
+            if self._made_nondir(where) or above & hidden or (above & opaque if name is not None else False):
+                continue  # 103; 11; 14: redundant inside an opaque directory
             if name is None:
-                self.opaques += 1
-                self._mark_opaque(where)
+                if self.placement.made(where) or self.parents is None or self.parents.lookup(where) is not None:
+                    self.opaques += 1
+                    self._mark_opaque(where)
                 continue
             path = where + b"/" + name if where else name
             row = self.placement.find(path)
@@ -138,6 +143,7 @@ class _Deferring(Dialect, ABC):
                 self.whiteouts += 1
             elif self.parents is None or self.parents.lookup(path) is not None:
                 self.whiteouts += 1
+                hidden.add(path)
                 self._write(where, name)
 
     def _real(self, parent: bytes) -> bytes:

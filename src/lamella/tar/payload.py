@@ -17,9 +17,7 @@ def _zeros(nbytes: int) -> Iterator[memoryview]:
         nbytes -= len(_ZEROS)
 
 
-def expanded(
-    regions: list[list[int]], size: int, packed: Callable[[int, int], Iterator[memoryview]]
-) -> Iterator[memoryview]:
+def expanded(regions: list[list[int]], size: int, packed: Callable[[int, int], Iterator[memoryview]]) -> Iterator[memoryview]:
     """Iterate over ``size`` bytes of which ``regions`` (offset, nbytes, ascending) are data, the rest zeros.
 
     ``packed(at, nbytes)`` gives the data from offset ``at`` of all data.

@@ -28,9 +28,7 @@ class Scanner:
     def __init__(self, limits: Limits = Limits(), builder: TableBuilder | None = None) -> None:
         self.builder = TableBuilder("tar") if builder is None else builder
         self.at_end = False
-        self._limits = np.array(
-            [limits.entries, limits.pax_bytes, limits.xattrs, limits.sparse_entries, limits.path], np.int64
-        )
+        self._limits = np.array([limits.entries, limits.pax_bytes, limits.xattrs, limits.sparse_entries, limits.path], np.int64)
         self._state = np.zeros(tarscan.STATE_NBYTES, np.uint8)
         self._scratch = np.empty(_SCRATCH, np.uint8)
 

@@ -6,10 +6,11 @@ same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from lamella.columns import AT, F_GHOST, F_IMPLIED, F_SPARSE
 from lamella.errors import FormatError, LimitExceededError
 from lamella.model import IdMap, Limits, Progress
 from lamella.stream.blob import BlobWriter
-from lamella.table import Entry, EntryTable
+from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
 from lamella.tar.owners import container_owners
+from lamella.tar.reader import LayerReader
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -39,14 +41,7 @@ _EVENTS = {
 }
 
 
-class EntryReader(Protocol):
-    """What a LayerReader can do."""
-
-    def read(self, entry: Entry, /) -> Buffer:
-        """Return the content of ``entry``, holes expanded."""
-
-
-Payload = str | os.PathLike[str] | EntryReader | Callable[[int], "Buffer"]
+Payload = str | os.PathLike[str] | LayerReader | Callable[[int], "Buffer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +73,9 @@ def write_layer(
 ) -> LayerInfo:
     """Write ``table``, in its own order, as a layer blob to ``out``: a path or a binary file object.
 
-    ``payload`` has the content of regular files: a directory (each row's path below it), a LayerReader (the table's
-    own), or a callable that gets a row number and returns all ``size`` bytes. Rows of a directory that only exist as
+    ``payload`` has the content of regular files: a directory (each row's path below it), a LayerReader of the layer
+    that the table was read from (a compressed one needs the rows in archive order, and a reader that has not passed
+    them), or a callable that gets a row number and returns all ``size`` bytes. Rows of a directory that only exist as
     somebody's parent, and names that the directory lists and denies, are left out (layer-semantics 107).
 
     ``compression`` is "gzip", "zstd" or "none", ``level`` its level. ``clamp_mtime``: seconds since the epoch, later
@@ -106,7 +102,10 @@ def write_layer(
         )
     with BlobWriter(out, compression=compression, level=level) as blob:
         writer = _RowWriter(table, rows, blob, options, progress)
-        writer.copy(payload if callable(payload) else lambda row: payload.read(table[row]))
+        if isinstance(payload, LayerReader):
+            writer.copy(lambda row: payload.chunks(table[row]))
+        else:
+            writer.copy(lambda row: iter([memoryview(payload(row)).cast("B")]))
         return writer.info(blob)
 
 
@@ -123,19 +122,30 @@ def write_rows(
 ) -> LayerInfo:
     """Write ``rows`` of ``table`` (row numbers, in this order; all unless given), content from below ``root``.
 
-    ``root`` is a directory, as a descriptor or a path; no symlink below it is followed. The first row of a hard-link
+    ``root`` is a directory, as a descriptor or a path; no symlink below it is followed, and an OSError's path is
+    relative to a descriptor. The first row of a hard-link
     set that is written carries the content, the others become links to it. Everything else as :func:`write_layer`.
     """
     numbers = np.arange(len(table)) if rows is None else np.asarray(list(rows) if not hasattr(rows, "dtype") else rows)
     with BlobWriter(out, compression=compression, level=level) as blob:
         writer = _RowWriter(table, np.ascontiguousarray(numbers, np.int64), blob, options, progress)
-        fd = root if isinstance(root, int) else os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with contextlib.nullcontext(root) if isinstance(root, int) else _directory(root) as fd:
             writer.pack(fd)
-        finally:
-            if fd != root:
-                os.close(fd)
         return writer.info(blob)
+
+
+@contextlib.contextmanager
+def _directory(path: str | os.PathLike[str]) -> Iterator[int]:
+    """Lend a descriptor; an OSError from below it gets the whole path."""
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    except OSError as error:
+        if isinstance(error.filename, bytes):
+            error.filename = os.path.join(os.fspath(path), os.fsdecode(error.filename))
+        raise
+    finally:
+        os.close(fd)
 
 
 class _RowWriter:
@@ -204,15 +214,17 @@ class _RowWriter:
         else:
             self._warnings.append(f"{os.fsdecode(path)!r} {_EVENTS[event]}")
 
-    def copy(self, payload: Callable[[int], Buffer]) -> None:
-        """Write headers, and content that ``payload`` gives by row, and the end marker."""
+    def copy(self, payload: Callable[[int], Iterator[memoryview]]) -> None:
+        """Write headers, and the content that ``payload`` gives by row in pieces, and the end marker."""
         at = due = 0
         while at < len(self._rows):
             n_rows, n_payload = self._form(at)
             at += n_rows
             self._n_entries = at
             if n_payload:
-                self._copy_content(int(self._rows[at - 1]), payload, n_payload)
+                row = int(self._rows[at - 1])
+                self._copy_content(row, payload(row))
+                self._blob.write(bytes(-n_payload % _BLOCK))
             if at >= due or n_payload >= _LARGE:
                 self._report()
                 due = at + _ROWS_A_REPORT
@@ -238,17 +250,24 @@ class _RowWriter:
         self._n_uncarried += n_lost
         return n_rows, n_payload
 
-    def _copy_content(self, row: int, payload: Callable[[int], Buffer], n_payload: int) -> None:
-        data = memoryview(payload(row)).cast("B")
+    def _copy_content(self, row: int, pieces: Iterator[memoryview]) -> None:
+        """Write what of the content is in the row's data regions: all of it, unless it is kept sparse."""
         size = int(self._table.size[row])
-        if len(data) != size:
-            raise FormatError(f"the payload has {len(data)} bytes, its row says {size}", entry=self._table.path(row))
-        regions = None
-        if self._options.sparse and int(self._table.flags[row]) & F_SPARSE:
-            regions = self._table.sparse(row)
-        for off, nbytes in [(0, size)] if regions is None else regions.tolist():
-            self._blob.write(data[off : off + nbytes])
-        self._blob.write(bytes(-n_payload % _BLOCK))
+        sparse = self._options.sparse and int(self._table.flags[row]) & F_SPARSE
+        found = self._table.sparse(row) if sparse else None
+        regions = [(0, size)] if found is None else found.tolist()
+        at = i = 0
+        for piece in pieces:
+            end = at + len(piece)
+            while i < len(regions) and regions[i][0] < end:
+                off, nbytes = regions[i]
+                self._blob.write(piece[max(off - at, 0) : off + nbytes - at])
+                if off + nbytes > end:
+                    break
+                i += 1
+            at = end
+        if at != size:
+            raise FormatError(f"the payload has {at} bytes, its row says {size}", entry=self._table.path(row))
 
     def _report(self) -> None:
         if self._progress is not None:

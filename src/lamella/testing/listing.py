@@ -131,9 +131,7 @@ def _shown(field: str, value: object) -> str:
     return oct(value) if field == "mode" and isinstance(value, int) else repr(value)
 
 
-def compare(
-    a: Root | Mapping[bytes, Found], b: Root | Mapping[bytes, Found], ignore: Collection[str] = ()
-) -> list[str]:
+def compare(a: Root | Mapping[bytes, Found], b: Root | Mapping[bytes, Found], ignore: Collection[str] = ()) -> list[str]:
     """Return one line for each difference of two trees (roots, or listings), empty when they are equal.
 
     Equal is architecture.md's: everything but access times and the size of a directory. ``ignore`` names fields of

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from lamella.testing.trees import MTIME_NS
+from lamella.testing.values import Value
 
 __all__ = [
     "BLOCK", "FIELDS", "Member", "block", "char", "directory", "fifo", "file", "hardlink", "layer_tar", "opaque",
@@ -34,8 +35,8 @@ MAGIC = {"pax": b"ustar\x0000", "gnu": b"ustar  \0", "v7": b""}
 DEFAULT_MODES = {"5": 0o755, "2": 0o777}
 
 
-@dataclass(frozen=True)
-class Member:
+@dataclass(frozen=True, repr=False)
+class Member(Value):
     """One entry. ``path`` is written as it stands (a directory's slash, ``./``, ``..`` and all).
 
     ``pax``: extended records beyond those that the fields need, a mapping or pairs (so that a keyword can come twice);

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from lamella.testing.values import Value
+
 __all__ = [
     "MTIME_NS", "Chmod", "Chown", "Device", "Dir", "Edit", "Fifo", "File", "Hardlink", "Name", "Remove", "Rename",
     "Script", "Socket", "Symlink", "Utime", "Write", "Xattr", "build",
@@ -30,8 +32,8 @@ def place(root: Root, path: Name) -> bytes:
     return os.path.join(os.fsencode(root), os.fsencode(path)) if path else os.fsencode(root)
 
 
-@dataclass(frozen=True)
-class Edit:
+@dataclass(frozen=True, repr=False)
+class Edit(Value):
     """One step of a script; ``path`` is where it happens."""
 
     path: Name
@@ -41,7 +43,7 @@ class Edit:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Node(Edit):
     """Something that comes to be at ``path``, in the place of what was there; ``mode`` None keeps the system's."""
 
@@ -73,7 +75,7 @@ class Node(Edit):
         os.utime(where, ns=(self.mtime_ns, self.mtime_ns), follow_symlinks=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class File(Node):
     """A regular file of ``content``."""
 
@@ -84,7 +86,7 @@ class File(Node):
             file.write(self.content)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dir(Node):
     """A directory; one that is there keeps its children and takes the metadata (what it does not name, it clears)."""
 
@@ -104,7 +106,7 @@ class Dir(Node):
         os.mkdir(where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Symlink(Node):
     """A symbolic link with the text ``target``."""
 
@@ -114,7 +116,7 @@ class Symlink(Node):
         os.symlink(os.fsencode(self.target), where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fifo(Node):
     """A named pipe."""
 
@@ -122,7 +124,7 @@ class Fifo(Node):
         os.mkfifo(where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Socket(Node):
     """A socket that nobody listens at."""
 
@@ -130,7 +132,7 @@ class Socket(Node):
         os.mknod(where, stat.S_IFSOCK | 0o600)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Device(Node):
     """A device, ``kind`` ``"char"`` or ``"block"``; needs privilege."""
 
@@ -143,7 +145,7 @@ class Device(Node):
         os.mknod(where, kind | 0o600, os.makedev(self.major, self.minor))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hardlink(Edit):
     """A further name of the inode at ``target``, a path below the root; a last symlink is linked, not followed."""
 
@@ -155,7 +157,7 @@ class Hardlink(Edit):
         os.link(place(root, self.target), place(root, self.path), follow_symlinks=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Remove(Edit):
     """Take away what is at ``path``, a directory with all below it; nothing there is no error."""
 
@@ -171,7 +173,7 @@ class Remove(Edit):
                 os.unlink(where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rename(Edit):
     """Move what is at ``path`` to ``to``, in the place of what was there."""
 
@@ -183,12 +185,12 @@ class Rename(Edit):
         os.rename(place(root, self.path), place(root, self.to))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Change(Edit):
     """A change of an inode that stays where it is: no directory's names change."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chmod(Change):
     """Set the mode (``0o7777``)."""
 
@@ -199,7 +201,7 @@ class Chmod(Change):
         os.chmod(place(root, self.path), self.mode)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chown(Change):
     """Set the owner, -1 keeps it; a symlink's own."""
 
@@ -211,7 +213,7 @@ class Chown(Change):
         os.chown(place(root, self.path), self.uid, self.gid, follow_symlinks=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Xattr(Change):
     """Set an extended attribute, or remove it (``value`` None)."""
 
@@ -227,7 +229,7 @@ class Xattr(Change):
             os.setxattr(where, self.name, self.value, follow_symlinks=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Utime(Change):
     """Set the modification time (and the access time); a symlink's own."""
 
@@ -238,7 +240,7 @@ class Utime(Change):
         os.utime(place(root, self.path), ns=(self.mtime_ns, self.mtime_ns), follow_symlinks=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Write(Change):
     """Write ``content`` into the file that is there: over all of it, or at ``offset``; the file keeps its inode.
 
@@ -267,8 +269,8 @@ def folders(edit: Edit) -> list[bytes]:
     return [os.path.dirname(os.fsencode(path)) for path in paths]
 
 
-@dataclass(frozen=True)
-class Script:
+@dataclass(frozen=True, repr=False)
+class Script(Value):
     """Edits one after another; at the end every directory they touched gets a known time (architecture.md, L8).
 
     A directory's time is that of its last Dir or Utime, else ``dir_mtime_ns``.

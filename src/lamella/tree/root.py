@@ -99,7 +99,8 @@ class Root:
             os.unlink(name, dir_fd=dir_fd)
             return True
         gone = self.empty(os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=dir_fd), path, keep)
-        if not gone or (keep is not None and keep(path)):
+        own = keep is not None and keep(path)  # asked in any case: who keeps may want to note it
+        if own or not gone:
             return False
         os.rmdir(name, dir_fd=dir_fd)
         return True
@@ -129,7 +130,8 @@ class Root:
                 info = os.fstat(fd)
                 if (info.st_dev, info.st_ino) != frames[-1][2]:
                     raise OSError(errno.ESTALE, "directory was moved while it was removed", at)
-                if kept or (keep is not None and keep(at)):
+                own = keep is not None and keep(at)
+                if own or kept:
                     stayed[-1] = True
                 else:
                     os.rmdir(frames[-1][1][-1], dir_fd=fd)
