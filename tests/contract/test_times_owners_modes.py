@@ -70,7 +70,7 @@ def test_055_equal_nanoseconds_decide(scratch):
     assert changed(lower, upper, content="always")[b"f"].why == Why.CONTENT
 
 
-@pytest.mark.parametrize(("one", "two"), [(5, 6), (0, 1), (1, 0), (0, SECOND), (1, SECOND + 1)])
+@pytest.mark.parametrize(("one", "two"), [(5, 6), (0, SECOND), (1, SECOND + 1)])
 def test_055_different_times_are_a_change(scratch, one, two):
     lower = tree(scratch / "l", File("f", b"1234", mtime_ns=MTIME_NS + one))
     upper = tree(scratch / "u", File("f", b"1234", mtime_ns=MTIME_NS + two))

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 BLOCK = 512
-NUMBER = re.compile(rb"[ \0]*([0-7]*) *(?:\0.*)?\Z", re.DOTALL)
+NUMBER = re.compile(rb"[ \0]*(?![ \0])([0-7]*) *(?:\0.*)?\Z", re.DOTALL)
 TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?\Z")
 DIGITS = re.compile(rb"[0-9]+\Z")
 FREE = {"SCHILY.devmajor": "major", "SCHILY.devminor": "minor", "uid": "uid", "gid": "gid", "size": "size"}
@@ -163,16 +163,17 @@ class Archive:
         used = sum(len(b"%d" % len(v)) for _, v in self.shared)
         if size > self.limits["pax_bytes"] - (used if flag == ord("g") else 0):
             raise Bad("pax_bytes")
-        body = self.body(size)
+        body = self.take(size)
         if flag in b"LK":
             self.long[flag] = text(body)
         elif flag in b"xX":
             self.local = records(body)
         else:
             found = records(body)
-            if any(k == b"size" or re.match(rb"GNU\.sparse\.(?!x)", k) for k, _ in found):
+            if any(k in SPARSE | {b"size"} for k, _ in found):
                 raise Bad("TarFormatError")
             self.shared += found
+        self.take(-size % BLOCK)
 
     def old_map(self, header: bytes) -> list[int]:
         values, more = pairs(header[386:482]), header[482]
@@ -201,13 +202,9 @@ class Archive:
             if value:
                 known[key] = value
         xattrs = {k[13:]: v for k, v in known.items() if k.startswith(b"SCHILY.xattr.")}
-        fields = {
-            k.decode(): v
-            for k, v in known.items()
-            if k in COLUMNS or k.startswith(b"GNU.sparse.") and k.decode() in SPARSE
-        }
-        others = {k: v for k, v in known.items() if k.decode("latin-1") not in fields and k != b"ctime"}
-        others = {k: v for k, v in others.items() if not k.startswith(b"SCHILY.xattr.")}
+        fields = {k.decode(): v for k, v in known.items() if k in COLUMNS | SPARSE}
+        taken = COLUMNS | SPARSE | {b"ctime"}
+        others = {k: v for k, v in known.items() if k not in taken and not k.startswith(b"SCHILY.xattr.")}
         if max(len(xattrs), len(spelled)) > self.limits["xattrs"]:
             raise Bad("xattrs")
         return fields, {**spelled, **xattrs}, others
@@ -301,7 +298,7 @@ class Archive:
 
 
 COLUMNS = {b"path", b"linkpath", b"uname", b"gname", b"mtime", b"atime"} | {k.encode() for k in FREE}
-SPARSE = {f"GNU.sparse.{k}" for k in "name map size realsize major minor numblocks offset numbytes".split()}
+SPARSE = {f"GNU.sparse.{k}".encode() for k in "name map size realsize major minor numblocks offset numbytes".split()}
 
 
 def checked(h: bytes) -> bool:

@@ -196,7 +196,7 @@ def _kernel_options(here: Ground, options: _Options) -> int:
         place.NO_XATTRS: options.xattrs == "none",
         place.SELINUX: options.xattrs == "all+selinux",
         place.ESCAPE_OVERLAY: overlay,
-        place.NO_TRUSTED: options.policy.trusted == "drop",
+        place.NO_TRUSTED: options.policy.trusted == "drop" or options.rootless,
         place.HOLES: options.holes,
         place.SYNC: options.sync == "file",
         place.KEEP_DIRLINKS: options.keep_dirlinks,

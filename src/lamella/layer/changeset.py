@@ -25,7 +25,7 @@ __all__ = ["Change", "Changeset"]
 ADD, MODIFY, DELETE = 1, 2, 3
 _KINDS = {ADD: ChangeKind.ADD, MODIFY: ChangeKind.MODIFY, DELETE: ChangeKind.DELETE}
 _WHY = 1023
-_OVERLAY = (b"trusted.overlay.", b"user.overlay.")
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _CAPABILITY_V2, _CAPABILITY_V3, _REVISION = 0x02000000, 0x03000000, 0xFF000000
 _GIB = 1 << 30
 
@@ -198,7 +198,7 @@ def _clean_xattrs(table: EntryTable) -> tuple[EntryTable, int]:
     columns = list(table.columns)
     for row in np.flatnonzero(table.ext_len > 0).tolist():
         items = [(n, v) for tag, n, v in table.extras(row) if tag == EXT_XATTR]
-        kept = [(n, _capability(v) if n == b"security.capability" else v) for n, v in items if not n.startswith(_OVERLAY)]
+        kept = [(n, _capability(v) if n == b"security.capability" else v) for n, v in items if not n.startswith(OVERLAY_XATTRS)]
         if kept == items:
             continue
         dropped += len(items) - len(kept)

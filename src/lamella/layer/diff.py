@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lamella._kernels import changes as kernel
 from lamella._kernels import content as content_kernel
-from lamella.layer.changeset import DELETE, MODIFY, Changeset, Rows, empty_table
+from lamella.layer.changeset import DELETE, MODIFY, OVERLAY_XATTRS, Changeset, Rows, empty_table
 from lamella.model import IdMap, Progress, Why
 from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
@@ -47,6 +47,7 @@ def changes(
         below, above = _tables((lower, low_fd), (upper, up_fd), xattrs)
         rows, match = _merge(below.table, above.table, options)
         rows = _decide(rows, below.table, above.table, low_fd, up_fd)
+        rows = _without_overlay(rows, below.table, above.table)
         rows = _with_links(rows, below.table, above.table, match)
     root = upper if isinstance(upper, str | os.PathLike) else None
     notes = [f"socket left out: {os.fsdecode(p)!r}" for p in above.sockets]
@@ -149,6 +150,20 @@ def _decide(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd
     rows.why[open_[verdicts != _SAME]] |= Why.CONTENT.value
     keep = np.ones(len(rows.kind), bool)
     keep[open_[(verdicts == _SAME) & (rows.why[open_] == 0)]] = False
+    return _keep(rows, keep)
+
+
+def _without_overlay(rows: Rows, lower: EntryTable, upper: EntryTable) -> Rows:
+    """Forget differences in overlay's own xattrs: they are the driver's, not the tree's (65)."""
+    keep = np.ones(len(rows.kind), bool)
+    for at in np.flatnonzero((rows.kind == MODIFY) & (rows.why & Why.XATTR.value != 0)).tolist():
+        before, after = (
+            {n: v for n, v in table.xattrs(int(row)).items() if not n.startswith(OVERLAY_XATTRS)}
+            for table, row in ((lower, rows.lower[at]), (upper, rows.upper[at]))
+        )
+        if before == after:
+            rows.why[at] &= ~np.uint16(Why.XATTR.value)
+            keep[at] = rows.why[at] != 0
     return _keep(rows, keep)
 
 

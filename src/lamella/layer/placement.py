@@ -17,6 +17,7 @@ from lamella._kernels import index, place
 from lamella.columns import AT, F_EXISTED, F_HOST, F_IMPLIED, TableBuilder
 from lamella.errors import UnsupportedMediaType
 from lamella.model import IdMap, Limits
+from lamella.table import EntryTable
 from lamella.tar.scanner import Scanner
 from lamella.tree.root import Root
 
@@ -33,6 +34,7 @@ _MESSAGES = {
     5: "time clamped by the file system",
     6: "xattr name that cannot be set",
 }
+_OF_XATTRS = {1, 2, 3, 4, 6}
 _XATTR = struct.Struct("<BHI")
 
 
@@ -77,6 +79,10 @@ class Placement:
         """Return the link target of ``row``."""
         begin = int(self.column("name_off")[row]) + int(self.column("path_len")[row])
         return bytes(self.column("arena")[begin : begin + int(self.column("link_len")[row])])
+
+    def xattrs(self, row: int) -> list[bytes]:
+        """Return the names of the xattrs of ``row``."""
+        return list(EntryTable(self.builder.snapshot(), "archive").xattrs(row))
 
     def find(self, path: bytes) -> int:
         """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply."""
@@ -219,6 +225,8 @@ class Placement:
             rows = pairs[pairs[:, 1] == code, 0]
             if len(rows):
                 path = os.fsdecode(self.path(int(rows[0]))).encode("utf-8", "replace").decode()
+                if code in _OF_XATTRS:
+                    path += f" ({', '.join(sorted(os.fsdecode(n) for n in self.xattrs(int(rows[0]))))})"
                 more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
                 lines.append(f"{message}: {path}{more}")
         return lines

@@ -273,13 +273,18 @@ class _RowWriter:
         if self._progress is not None:
             self._progress(Progress("write", self._n_entries, len(self._rows), "entries"))
 
+    def _uncarried(self) -> str:
+        found = (n for row in self._rows for n, v in self._table.xattrs(int(row)).items() if not v or b"=" in n)
+        return os.fsdecode(next(found, b""))
+
     def info(self, blob: BlobWriter) -> LayerInfo:
         """Finish the blob and say what it is."""
         result = blob.finish()
         self._report()
         if self._n_uncarried:
             self._warnings.append(
-                f"{self._n_uncarried} extended attributes left out: pax cannot carry an empty value, or a name with '='"
+                f"{self._n_uncarried} extended attributes left out, {self._uncarried()} the first: "
+                "pax cannot carry an empty value, or a name with '='"
             )
         if result.digest is None or result.diff_id is None:
             raise RuntimeError("the blob was written without digests")

@@ -254,11 +254,10 @@ class Write(Change):
     def apply(self, root: Root) -> None:
         """Write it."""
         where = place(root, self.path)
-        before = os.stat(where).st_mtime_ns
+        after = os.stat(where).st_mtime_ns if self.mtime_ns is None else self.mtime_ns
         with open(where, "wb" if self.offset is None else "r+b") as file:
             file.seek(self.offset or 0)
             file.write(self.content)
-        after = before if self.mtime_ns is None else self.mtime_ns
         os.utime(where, ns=(after, after))
 
 
