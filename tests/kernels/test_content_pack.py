@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import io
 import os
-import platform
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,83 +20,7 @@ from lamella._kernels import content
 from lamella.columns import AT
 from lamella.errors import FormatError
 from tests.kernels.guarded import guarded, guarded_bytes, guarded_columns
-from tests.reference.rows import table_of
-
-NOBODY = 65_534
-SETRESUID = {"x86_64": 117, "aarch64": 147}
-PATTERN = bytes(range(256)) * 40
-
-
-class Stream:
-    """One packing: ``tar`` collects bytes, ``events`` what was reported."""
-
-    def __init__(self, root: Path, rows, *, order=None, head=512, regions=None, links=False, **options):
-        self.table = table_of(rows, origin="tree", order="path")
-        self.order = np.arange(len(self.table)) if order is None else np.array(order)
-        self.state = bytearray(content.STATE_NBYTES)
-        self.head = bytearray(head)
-        self.regions = None if regions is None else np.zeros(2 * regions, np.int64)
-        self.links = np.full(len(self.table), -1, np.int32) if links else None
-        self.options = options
-        self.tar = b""
-        self.events = []
-        self.fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
-
-    def step(self, out) -> int:
-        """Call the kernel once."""
-        nbytes, event, row = content.pack(
-            self.fd,
-            self.table.columns,
-            self.order,
-            self.state,
-            out,
-            self.head,
-            self.regions,
-            self.links,
-            **self.options,
-        )
-        assert event != content.FULL or nbytes == len(out)
-        self.tar += bytes(out[:nbytes])
-        if event == content.HEAD:
-            self.head = bytearray(4 * len(self.head))
-        elif event == content.REGIONS:
-            self.regions = np.zeros(4 * len(self.regions), np.int64)
-        elif event not in (content.FULL, content.DONE):
-            self.events.append((self.table.path(row), event))
-        return event
-
-    def run(self, cap: int = 1 << 16) -> bytes:
-        """Call it until the archive is complete."""
-        try:
-            while self.step(memoryview(bytearray(cap))) != content.DONE:
-                pass
-            return self.tar
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Give everything back."""
-        content.release(self.state)
-        os.close(self.fd)
-
-
-def lay(root: Path, files: dict[str, bytes]) -> list[dict]:
-    """Write files; return rows for them and for the directories above, in path order."""
-    rows = {"": {"path": "", "type": "5"}}
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        for parent in path.relative_to(root).parents[:-1]:
-            rows[str(parent)] = {"path": str(parent), "type": "5"}
-        rows[name] = {"path": name, "size": len(data)}
-    return [rows[name] for name in sorted(rows, key=lambda n: n.split("/") if n else [])]
-
-
-def contents(tar: bytes) -> dict[str, bytes | None]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
-        return {m.name: file.extractfile(m).read() if m.isreg() else None for m in file}
-
+from tests.kernels.packing import PATTERN, Stream, as_nobody, contents, holes, lay, open_fds
 
 FILES = {
     "a": b"1", "b/c": b"", "b/d": PATTERN[:512], "b/e": PATTERN[:511], "b/f/g": PATTERN[:513], "b/f/h": PATTERN,
@@ -299,10 +220,7 @@ def test_096_a_symlink_swapped_in_as_a_parent_is_refused(scratch, by_parts, targ
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        *[
-            (path, errno.EXDEV)
-            for path in ("../secret", "d/../../secret", "..", "d/..", "/etc/passwd", "d//f", "./f", ".")
-        ],
+        *[(path, errno.EXDEV) for path in ("../secret", "d/../../secret", "..", "d/..", "/etc/passwd", "d//f", "./f", ".")],
         *[(path, errno.ENAMETOOLONG) for path in ("n" * 256, "n" * 256 + "/f", "n" * 5000 + "/f")],
     ],
 )
@@ -332,9 +250,7 @@ def test_paths_longer_than_a_system_call_takes(scratch, by_parts):
             out.write(b"deep")
     os.close(fd)
     folder = "/".join([name] * depth)
-    stream = Stream(
-        scratch, [{"path": f"{folder}/{file}", "size": 4} for file in "xy"], head=1 << 16, by_parts=by_parts
-    )
+    stream = Stream(scratch, [{"path": f"{folder}/{file}", "size": 4} for file in "xy"], head=1 << 16, by_parts=by_parts)
     assert list(contents(stream.run()).values()) == [b"deep", b"deep"]
     assert stream.events == []
 
@@ -357,15 +273,6 @@ def test_when_the_first_of_a_set_vanished_the_next_carries_the_data(scratch):
     tar = Stream(scratch, rows, links=True).run()
     with tarfile.open(fileobj=io.BytesIO(tar)) as file:
         assert [(m.name, m.type, m.linkname) for m in file][1:] == [("b", b"0", ""), ("c", b"1", "b")]
-
-
-def holes(path: Path, size: int, data: dict[int, bytes]) -> dict:
-    with path.open("wb") as file:
-        file.truncate(size)
-        for at, text in data.items():
-            file.seek(at)
-            file.write(text)
-    return {"path": path.name, "size": size}
 
 
 SPARSE = {
@@ -454,10 +361,6 @@ def test_a_state_of_another_stream_does_no_harm(scratch, rows):
                 os.close(int(fd))
 
 
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_release_closes_what_is_open(scratch, rows):
     before = open_fds()
     stream = Stream(scratch, rows)
@@ -478,25 +381,6 @@ def test_nothing_stays_open_after_errors_and_events(scratch, rows):
     with pytest.raises(FormatError):
         Stream(scratch, rows).run()
     assert open_fds() == before
-
-
-def as_nobody(work) -> None:
-    """Run ``work`` in a thread of another user: the raw call changes this thread alone."""
-    errors = []
-
-    def run() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            assert libc.syscall(SETRESUID[platform.machine()], NOBODY, NOBODY, NOBODY) == 0
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again below
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
 
 
 @pytest.mark.requires("root")
@@ -524,7 +408,7 @@ def test_access_times_stay(scratch, rows):
 CHILD = """
 import sys
 from pathlib import Path
-from tests.kernels.test_content_pack import Stream
+from tests.kernels.packing import Stream
 rows = [{"path": "d", "type": "5"}] + [{"path": f"d/{n:04}", "size": 700} for n in range(400)]
 Stream(Path(sys.argv[1]), rows).run(1 << 20)
 """
@@ -565,8 +449,7 @@ def test_another_thread_may_write_to_the_columns(scratch):
         for _ in range(30):
             stream = Stream(scratch, rows)
             stream.table.columns = tuple(
-                names if i == AT["name_off"] else sizes if i == AT["size"] else c
-                for i, c in enumerate(stream.table.columns)
+                names if i == AT["name_off"] else sizes if i == AT["size"] else c for i, c in enumerate(stream.table.columns)
             )
             try:
                 hashlib.sha256(stream.run()).digest()

@@ -13,7 +13,7 @@ import pytest
 from lamella._kernels import content
 from lamella.columns import AT
 from tests.kernels.guarded import guarded, guarded_bytes, guarded_columns
-from tests.kernels.test_content_pack import PATTERN, as_nobody, open_fds
+from tests.kernels.packing import PATTERN, as_nobody, open_fds
 from tests.reference.rows import table_of
 
 DIFFERENT, SAME, UNREADABLE, UNSET = 0, 1, 2, 9

@@ -76,13 +76,10 @@ cdef inline void rows_release(Rows* r) noexcept:
 
 cdef inline int rows_acquire(Rows* r, tuple columns, bint writable) except -1:
     """Take the buffers of ``columns`` into ``r``. ValueError or TypeError where the tuple is no set of columns."""
-    cdef int i
-    cdef int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)
+    cdef int i, flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)
     cdef void* p[N_COLUMNS]
     cdef Py_ssize_t n
-    r.n_views = 0
-    r.cap = -1
-    r.arena_cap = 0
+    r.n_views, r.cap, r.arena_cap = 0, -1, 0
     if len(columns) != N_COLUMNS:
         raise ValueError(f"a table has {N_COLUMNS} columns, not {len(columns)}")
     for i in range(N_COLUMNS):

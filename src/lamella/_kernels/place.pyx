@@ -121,6 +121,20 @@ cdef int _make_dir(Place* c, Py_ssize_t row, const Level* top, const char* name)
     return OK
 
 
+cdef int _dress_node(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
+    cdef unsigned int mode = c.rows.mode[row] & 0o7777
+    cdef uint8_t kind = c.rows.type[row]
+    cdef int got
+    got = set_owner(c, row, top.fd, name, top.setgid)
+    if got < 0:
+        return OS_ERROR
+    if kind != 50 and ((got and mode & 0o6000) or top.acl) and lam_fchmodat(top.fd, name, mode) < 0:
+        return OS_ERROR
+    if set_xattrs(c, row, top.fd, name) < 0 or set_times(c, row, top.fd, name) < 0:
+        return OS_ERROR
+    return OK
+
+
 cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
     """Symlinks, devices and FIFOs: made by name, and given their metadata by name."""
     cdef const uint8_t* target
@@ -157,14 +171,17 @@ cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name
         got = _clear(c, top.fd, name, False)
         if got != OK:
             return got
-    got = set_owner(c, row, top.fd, name, top.setgid)
-    if got < 0:
-        return OS_ERROR
-    if kind != 50 and ((got and mode & 0o6000) or top.acl) and lam_fchmodat(top.fd, name, mode) < 0:
-        return OS_ERROR
-    if set_xattrs(c, row, top.fd, name) < 0 or set_times(c, row, top.fd, name) < 0:
-        return OS_ERROR
-    return OK
+    return _dress_node(c, row, top, name)
+
+
+cdef int _link_dir(Place* c, const Level* top, char* text, Py_ssize_t slash) noexcept nogil:
+    """Return the directory of a link's target ``text``: the current one, the root, or one to close; -1 for none."""
+    if slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
+        return top.fd
+    if slash <= 0:
+        return top.fd if top.path_end == 0 else c.st.root_fd
+    text[slash] = 0
+    return lam_open_beneath(c.st.root_fd, text, O_PATH | O_DIRECTORY)
 
 
 cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
@@ -172,7 +189,7 @@ cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name
     cdef Py_ssize_t n, slash
     cdef char text[PATH_CAP]
     cdef stat_t old, new
-    cdef int dfd = c.st.root_fd, got
+    cdef int dfd, got
     if c.st.options & OPT_ASK_LINKS or row_link(c.rows, row, &target, &n) < 0 or n == 0 or n >= PATH_CAP:
         c.st.special = SP_LINK
         return SPECIAL
@@ -181,16 +198,10 @@ cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name
     slash = n - 1
     while slash >= 0 and text[slash] != 47:
         slash -= 1
-    if slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
-        dfd = top.fd
-    elif slash > 0:
-        text[slash] = 0
-        dfd = lam_open_beneath(c.st.root_fd, text, O_PATH | O_DIRECTORY)
-        if dfd < 0:
-            c.st.special = SP_LINK
-            return SPECIAL
-    elif top.path_end == 0:
-        dfd = top.fd
+    dfd = _link_dir(c, top, text, slash)
+    if dfd < 0:
+        c.st.special = SP_LINK
+        return SPECIAL
     while True:
         got = linkat(dfd, text + slash + 1, top.fd, name, 0)
         if got == 0 or errno != EEXIST:
@@ -432,6 +443,19 @@ def place(uint8_t[::1] state not None, tuple columns not None, Py_ssize_t begin,
         rows_release(&rows)
 
 
+cdef int _open_row(Place* c, Py_ssize_t row) noexcept nogil:
+    """Open the directory of a row through directories alone, -1 where that does not lead to one."""
+    cdef const uint8_t* p
+    cdef Py_ssize_t n
+    cdef char path[PATH_CAP]
+    if row_path(c.rows, row, &p, &n) < 0 or n >= PATH_CAP:
+        return -1
+    memcpy(path, p, n)
+    path[n] = 46
+    path[n + (n == 0)] = 0
+    return lam_open_beneath(c.st.root_fd, path, O_RDONLY | O_DIRECTORY)
+
+
 def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::1] order not None, Py_ssize_t begin,
            const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None, int fd=-1):
     """Give directory rows ``order[begin:]`` (children first) their metadata; return how far it came.
@@ -443,8 +467,6 @@ def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::
     cdef Rows rows
     cdef int got = OK, at
     cdef Py_ssize_t i = begin, n
-    cdef const uint8_t* p
-    cdef char path[PATH_CAP]
     c.st = _state(state)
     _ranges(&c.uids, uids)
     _ranges(&c.gids, gids)
@@ -458,17 +480,9 @@ def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::
         c.warnings_cap = warnings.shape[0] // 2
         with nogil:
             while i < order.shape[0] and got == OK:
-                at = fd
-                if fd < 0:
-                    if row_path(&rows, order[i], &p, &n) < 0 or n >= PATH_CAP:
-                        got = BAD_FORMAT
-                        break
-                    memcpy(path, p, n)
-                    memcpy(path + n, b".", 1 if n == 0 else 0)
-                    path[n + (n == 0)] = 0
-                    at = lam_open_beneath(c.st.root_fd, path, O_RDONLY | O_DIRECTORY)
-                    if at < 0:
-                        break
+                at = fd if fd >= 0 else _open_row(&c, order[i])
+                if at < 0:
+                    break
                 got = place_dir_meta(&c, order[i], at)
                 c.st.os_errno = errno
                 if fd < 0:

@@ -22,8 +22,10 @@ def _inverse(host: NDArray[np.int64], ranges: tuple[tuple[int, int, int], ...]) 
     """Map host ids to container ids by the first range that holds them, -1 where none does."""
     out = np.full(len(host), -1, np.int64)
     for container, first, count in reversed(ranges):
+        if max(container, first) >= _N_IDS:
+            continue
         end = min(first + count, first + _N_IDS - container, _N_IDS)
-        held = (host >= min(first, _N_IDS)) & (host < end)
+        held = (host >= first) & (host < end)
         out[held] = host[held] - first + container
     return out
 
