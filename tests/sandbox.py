@@ -248,7 +248,10 @@ def in_moat(folder: Path, lower: tuple[Edit, ...], action: Callable[..., Any], *
 
 def _around(folder: Path) -> dict[bytes, Found]:
     # all but the root; a root may be staged beside itself, so the moat's own time says nothing
-    everything = listing(folder)
+    try:
+        everything = listing(folder)  # with the root: a link out of it shows in ``links``
+    except PermissionError:
+        everything = listing(folder, skip=ROOT_PATH)  # an ordinary user who closed a directory
     around = {p: f for p, f in everything.items() if p != ROOT_PATH and not p.startswith(ROOT_PATH + b"/")}
     around[MOAT_PATH] = around[MOAT_PATH]._replace(mtime_ns=0)
     return around

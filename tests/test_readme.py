@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import lamella
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -14,7 +17,8 @@ def test_the_example_runs(scratch):
     code = re.search(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     assert code is not None
     argv = [sys.executable, "-W", "error", "-c", code[1]]
-    done = subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
+    env = os.environ | {"PYTHONPATH": str(Path(lamella.__file__).resolve().parent.parent)}
+    done = subprocess.run(argv, cwd=scratch, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("modify b'etc/motd'")

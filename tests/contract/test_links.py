@@ -91,6 +91,15 @@ def test_043_a_target_that_is_no_file_is_a_conflict(scratch, target):
     assert "h" not in shape(root)
 
 
+@pytest.mark.parametrize("path", ["d", "h", "sd"])
+def test_043_a_directory_is_no_target_not_even_of_itself(scratch, path):
+    root = tree(scratch / "r", *LOWER)
+    before = listing(root)
+    with pytest.raises(ConflictError):
+        lamella.apply(layer_tar([hardlink(path, "d")]), root, rootless=not AS_ROOT)
+    assert listing(root) == before
+
+
 def test_044_a_link_before_the_whiteout_keeps_the_lower_inode(scratch):
     root = tree(scratch / "r", *LOWER)
     inode = (root / "d/f").stat().st_ino
@@ -117,9 +126,7 @@ def test_044_a_link_to_what_the_layer_made_there_is_fine(scratch):
 def test_046_a_link_entry_does_not_dress_the_inode(scratch):
     root = tree(scratch / "r")
     own = {"mode": 0o600, "uid": 1, "gid": 2, "mtime_ns": 3, "xattrs": {"user.x": b"1"}}
-    apply(
-        root, file("a", b"a", **own), hardlink("b", "a", mode=0o777, uid=9, gid=9, mtime_ns=9, xattrs={"user.y": b"1"})
-    )
+    apply(root, file("a", b"a", **own), hardlink("b", "a", mode=0o777, uid=9, gid=9, mtime_ns=9, xattrs={"user.y": b"1"}))
     now = found(root, "b")
     assert (now.mode, now.uid, now.gid, now.mtime_ns, now.xattrs) == (0o600, 1, 2, 3, ((b"user.x", b"1"),))
 

@@ -217,9 +217,7 @@ def test_036_a_slash_does_not_make_a_directory_of_a_file(scratch):
 
 def test_036_but_in_version_7_it_does(scratch):
     root = tree(scratch / "r")
-    lamella.apply(
-        layer_tar([Member("d/", "\0", mode=0o700), Member("f", "\0", b"1")], style="v7"), root, rootless=not AS_ROOT
-    )
+    lamella.apply(layer_tar([Member("d/", "\0", mode=0o700), Member("f", "\0", b"1")], style="v7"), root, rootless=not AS_ROOT)
     assert shape(root) == {"d": DIR, "f": b"1"}
 
 

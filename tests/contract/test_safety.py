@@ -84,9 +84,7 @@ def test_096_absolute_paths_start_at_the_root(box, path):
 
 def test_096_deferred_times_do_not_follow_a_later_link(box):
     members = [directory("d", mode=0o700, mtime_ns=5), directory("d/e", mtime_ns=6), file("d/e/f", b"1")]
-    outcome = attempt(
-        box, (), *members, symlink("d", "MOAT/treasure"), directory("x", mtime_ns=7), symlink("x", "MOAT")
-    )
+    outcome = attempt(box, (), *members, symlink("d", "MOAT/treasure"), directory("x", mtime_ns=7), symlink("x", "MOAT"))
     assert outcome.kind == (), outcome.trace
     assert shape(outcome.tree) == {"d": "symlink", "x": "symlink"}
 
@@ -267,9 +265,7 @@ def test_100_a_process_that_dies_leaves_no_half_tree_under_the_name(scratch):
 @pytest.mark.requires("strace")
 @pytest.mark.parametrize("sync", ["none", "fs", "file"])
 def test_100_data_is_synced_before_the_tree_gets_its_name(scratch, sync):
-    code = (
-        "import lamella, os, sys; lamella.apply(sys.argv[1], sys.argv[2], sync=sys.argv[3], rootless=os.geteuid() != 0)"
-    )
+    code = "import lamella, os, sys; lamella.apply(sys.argv[1], sys.argv[2], sync=sys.argv[3], rootless=os.geteuid() != 0)"
     (scratch / "l.tar").write_bytes(layer_tar([file("a", b"1"), file("b", b"2"), directory("d")]))
     calls = "trace=syncfs,fsync,fdatasync,rename,renameat,renameat2"
     argv = ["strace", "-f", "-qq", "-o", scratch / "log", "-e", calls, sys.executable, "-c", code]

@@ -213,9 +213,7 @@ FAR = [-1, -SECOND, -SECOND - 1, -(2**31) * SECOND, 2**35 * SECOND + 1, 13_569_4
 
 
 def test_111_far_times_go_into_a_layer_and_out_of_it(scratch):
-    upper = tree(
-        scratch / "u", *(File(f"f{i}", mtime_ns=time) for i, time in enumerate(FAR)), Symlink("s", mtime_ns=-5)
-    )
+    upper = tree(scratch / "u", *(File(f"f{i}", mtime_ns=time) for i, time in enumerate(FAR)), Symlink("s", mtime_ns=-5))
     data = diff(None, upper)[1]
     assert compare(redone(scratch, (), data), upper) == []
     with lamella.read_layer(data) as reader:

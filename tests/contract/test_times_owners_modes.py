@@ -56,9 +56,7 @@ def test_055_zero_nanoseconds_and_equal_size_ask_for_the_contents(scratch):
     edits = (File("same", b"1234"), File("other", b"1234"))
     lower = tree(scratch / "l", *edits)
     upper = tree(scratch / "u", *edits, Write("other", b"5678", mtime_ns=None))
-    assert {p: (c.kind, c.why) for p, c in changed(lower, upper).items()} == {
-        b"other": (ChangeKind.MODIFY, Why.CONTENT)
-    }
+    assert {p: (c.kind, c.why) for p, c in changed(lower, upper).items()} == {b"other": (ChangeKind.MODIFY, Why.CONTENT)}
     assert changed(lower, upper, content="never") == {}
 
 
@@ -127,9 +125,7 @@ FAR = [0, -1, -SECOND, -5 * SECOND - 1, 2**31 * SECOND, 2**33 * SECOND + 5, 12_0
 
 def test_059_negative_and_far_times_are_kept(scratch):
     root = tree(scratch / "r")
-    result = apply(
-        root, *(file(f"f{i}", mtime_ns=time) for i, time in enumerate(FAR)), directory("d", mtime_ns=FAR[-1])
-    )
+    result = apply(root, *(file(f"f{i}", mtime_ns=time) for i, time in enumerate(FAR)), directory("d", mtime_ns=FAR[-1]))
     now = listing(root)
     assert [now[b"f%d" % i].mtime_ns for i in range(len(FAR))] == FAR
     assert now[b"d"].mtime_ns == FAR[-1]
@@ -170,9 +166,7 @@ def test_061_newer_times_only_are_clamped(scratch):
     times = {n: m.mtime for n, m in diffed(None, upper, clamp_mtime=MTIME_NS // SECOND - 100).items()}
     late = MTIME_NS // SECOND - 100
     assert {n: times[n] for n in ("d", "d/new", "d/old", "s")} == {"d": late, "d/new": late, "d/old": 7, "s": late}
-    assert [m.mtime for m in diffed(None, upper, clamp_mtime=MTIME_NS // SECOND + 1).values() if m.name == "d/new"] != [
-        late
-    ]
+    assert [m.mtime for m in diffed(None, upper, clamp_mtime=MTIME_NS // SECOND + 1).values() if m.name == "d/new"] != [late]
 
 
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep, version 2

@@ -100,9 +100,7 @@ def test_014_whiteouts_inside_an_opaque_directory_are_dropped(upper, space, memb
     assert is_opaque(root / "d", space)
 
 
-@pytest.mark.parametrize(
-    "members", list(itertools.permutations([opaque("d"), whiteout("d/sub/y"), file("d/sub/n", b"n")]))
-)
+@pytest.mark.parametrize("members", list(itertools.permutations([opaque("d"), whiteout("d/sub/y"), file("d/sub/n", b"n")])))
 def test_014_also_further_down(upper, space, members):
     root = upper(*members)
     assert shape(root) == {"d": DIR, "d/sub": DIR, "d/sub/n": b"n"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -298,7 +299,10 @@ class Archive:
 
 
 COLUMNS = {b"path", b"linkpath", b"uname", b"gname", b"mtime", b"atime"} | {k.encode() for k in FREE}
-SPARSE = {f"GNU.sparse.{k}".encode() for k in "name map size realsize major minor numblocks offset numbytes".split()}
+SPARSE = {
+    f"GNU.sparse.{k}".encode()
+    for k in ["name", "map", "size", "realsize", "major", "minor", "numblocks", "offset", "numbytes"]
+}
 
 
 def checked(h: bytes) -> bool:
@@ -340,10 +344,8 @@ def plain(h: bytes) -> dict[str, Any]:
     if star and h[476]:
         e["atime"] = (number(h[476:488]), 0)
     if gnu and h[345]:
-        try:
+        with contextlib.suppress(Bad):
             e["atime"] = (number(h[345:357]), 0)
-        except Bad:
-            pass
     return e
 
 

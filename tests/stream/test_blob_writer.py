@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import stat
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -177,6 +179,18 @@ def test_leaving_without_finish_is_an_abort(scratch):
         with pytest.raises(ValueError, match="finished"):
             call()
     writer.abort()
+
+
+@pytest.mark.parametrize("nbytes", [0, len(RAW)])
+def test_a_writer_that_is_dropped_takes_its_file_along(nbytes, scratch):
+    writer = BlobWriter(scratch / "layer")
+    writer.write(RAW[:nbytes])
+    del writer
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while os.listdir(scratch) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.listdir(scratch) == []
 
 
 def test_a_rename_that_fails_leaves_nothing(scratch):

@@ -134,7 +134,7 @@ cdef inline int keyword_of(const Slice* k) noexcept nogil:
     return KW_MINOR if slice_is(k, b"SCHILY.devminor", 15) else KW_OTHER
 
 cdef inline int pax_check(Slice body, bint is_global, Py_ssize_t* at) noexcept nogil:
-    """Check every record of a body that has just become complete; ``at`` is the offset of the one at fault."""
+    """Check every record of a body that has just become complete; ``at`` is the offset of the one at fault, or the end."""
     cdef Cursor c
     cdef Slice key, value
     cdef int got = 1, kw

@@ -104,7 +104,7 @@ cdef int _end_body(Scan* o) noexcept nogil:
     if fault != u.FAULT_NONE:
         return scan_fail(s, fault, s.offset - n + at, 0)
     if s.body_kind == 103:
-        s.global_len = s.used
+        s.global_len = s.used = begin + at      # without NULs that follow the last record
     else:
         span.len = n
     s.phase = PHASE_SKIP

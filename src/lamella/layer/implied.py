@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 
+from lamella.errors import UnsafePathError
 from lamella.layer.parents import Found, Parents
 from lamella.layer.placement import Placement
 
@@ -19,6 +20,8 @@ def ensure_dir(placement: Placement, path: bytes, parents: Parents | None, mode:
     fd, at = os.open(b".", OPEN_DIR, dir_fd=placement.root.fd), b""
     try:
         for part in path.split(b"/") if path else []:
+            if part == b"..":
+                raise UnsafePathError(path, "a '..' component")
             at = at + b"/" + part if at else part
             child = child_dir(placement, fd, part, at, parents, mode)
             os.close(fd)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lamella._kernels import index, place
 from lamella.columns import AT, F_EXISTED, F_HOST, F_IMPLIED, TableBuilder
-from lamella.errors import UnsupportedMediaType
+from lamella.errors import ConflictError, UnsupportedMediaType
 from lamella.model import IdMap, Limits
 from lamella.table import EntryTable
 from lamella.tar.scanner import Scanner
@@ -26,6 +26,7 @@ __all__ = ["Placement"]
 _SEED = int.from_bytes(os.urandom(8), "little")
 _DIR = ord("5")
 _WARNINGS = 4096
+_MAX_TRIES = 8  # a row has few obstacles; more means that one of them does not go away
 _MESSAGES = {
     1: "the file system does not keep this xattr",
     2: "xattr refused by the kernel",
@@ -139,7 +140,7 @@ class Placement:
         self._room(64)
         if offset == 0:
             self._refuse_windows(end)
-        at = self._next
+        at, asked = self._next, (-1, 0)
         while True:
             at, special = place.place(
                 self._state, self.builder.columns, at, end, chunk, offset, self._slots, _SEED, self._uids, self._gids,
@@ -147,6 +148,9 @@ class Placement:
             )  # fmt: skip
             if not special:
                 break
+            asked = (at, asked[1] + 1 if asked[0] == at else 0)
+            if asked[1] > _MAX_TRIES:
+                raise ConflictError(self.path(at), "what stands in its way stays there")
             if self.special(special, at):
                 at += 1
             self._room(64)

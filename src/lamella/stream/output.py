@@ -16,13 +16,17 @@ class Output:
     """A caller's binary file object: written to, neither flushed nor closed."""
 
     def __init__(self, file: Any) -> None:
-        self._write = file.write
+        self._file = file
+
+    def _put(self, view: memoryview) -> int | None:
+        written: int | None = self._file.write(view)
+        return written
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of ``data``, in as many calls as it takes."""
         view = memoryview(data)
         while view:
-            n_written = self._write(view)
+            n_written = self._put(view)
             if n_written is None:
                 raise BlockingIOError(errno.EAGAIN, "file object is in non-blocking mode")
             view = view[n_written:]
@@ -37,9 +41,13 @@ class Output:
 class _StreamOutput(Output):
     """A path that is no regular file (a terminal, a FIFO, ``/dev/null``): opened, never replaced."""
 
+    _fd = -1
+
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self._write = lambda view: os.write(self._fd, view)
+
+    def _put(self, view: memoryview) -> int:
+        return os.write(self._fd, view)
 
     def commit(self) -> None:
         self._close()
@@ -52,18 +60,23 @@ class _StreamOutput(Output):
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        self.discard()  # whoever forgot, or was interrupted too early to do it; the last writing thread is gone by now
+
 
 class _StagedOutput(_StreamOutput):
     """A file written under a temporary name beside the target and renamed onto it; a link's target is replaced."""
+
+    _temporary = ""
 
     def __init__(self, path: str) -> None:
         self._target = os.path.realpath(path)
         folder, name = os.path.split(self._target)
         # 200 bytes: the random part and the dots must still fit into NAME_MAX
-        self._temporary = os.path.join(folder, f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(4)}.tmp")
+        temporary = os.path.join(folder, f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(4)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self._temporary, flags, 0o666)
-        self._write = lambda view: os.write(self._fd, view)
+        self._fd = os.open(temporary, flags, 0o666)
+        self._temporary = temporary
 
     def commit(self) -> None:
         self._close()

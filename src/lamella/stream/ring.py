@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 
 __all__ = ["Cancelled", "Item", "Ring", "Worker"]
 
@@ -44,28 +45,28 @@ class _Gate:
     """Where threads wait for news of a ring, called under its lock except for the waiting itself.
 
     A Condition will not do: interrupted while it takes its lock back, it releases a lock that it does not hold. Here a
-    waiter holds nothing.
+    waiter holds nothing, and waking it is one call that may be repeated.
     """
 
     def __init__(self) -> None:
-        self._tickets: deque[threading.Lock] = deque()
+        self._tickets: deque[SimpleQueue[None]] = deque()
 
-    def ticket(self) -> threading.Lock:
-        """Return a lock to acquire, once the ring's is released: that is the waiting."""
-        ticket = threading.Lock()
-        ticket.acquire()
+    def ticket(self) -> SimpleQueue[None]:
+        """Return what to ``get()`` from, once the ring's lock is released: that is the waiting."""
+        ticket: SimpleQueue[None] = SimpleQueue()
         self._tickets.append(ticket)
         return ticket
 
     def admit_one(self) -> None:
         """Wake the one who waits longest, if any."""
         if self._tickets:
-            self._tickets.popleft().release()
+            self._tickets[0].put(None)  # first: an interrupt between the two must not lose who waits
+            self._tickets.popleft()
 
     def admit_all(self) -> None:
         """Wake everyone."""
         while self._tickets:
-            self._tickets.popleft().release()
+            self.admit_one()
 
 
 class Ring:
@@ -116,7 +117,7 @@ class Ring:
                     self.peak = max(self.peak, self.used)
                     return
                 ticket = self._room.ticket()
-            ticket.acquire()
+            ticket.get()
 
     def put(self, item: Item, *channels: str) -> None:
         """Hand ``item`` to ``channels``; each must release it."""
@@ -150,7 +151,7 @@ class Ring:
                 if self._ended:
                     return None
                 ticket = self._ready[channel].ticket()
-            ticket.acquire()
+            ticket.get()
 
     def release(self, item: Item) -> None:
         """Say that one consumer is done with ``item``; the last one gives its credits and its buffer back."""
@@ -177,7 +178,7 @@ class Ring:
                 if item._done:
                     return item._result
                 ticket = self._results.ticket()
-            ticket.acquire()
+            ticket.get()
 
     # everyone's
 
@@ -232,7 +233,9 @@ class Worker(threading.Thread):
     def wait(self) -> None:
         """Wait until it is over; unlike ``join`` also right after a ``start`` that an interrupt cut short, or none."""
         if self._launched:
-            self._over.acquire()
+            while not self._over.acquire(timeout=1.0):
+                if self.ident is None:  # the interrupt was faster than the thread
+                    return
             self._over.release()
             self.join()
 

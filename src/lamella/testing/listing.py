@@ -90,7 +90,7 @@ def _found(name: bytes, dir_fd: int) -> tuple[Found, tuple[int, int], int]:
     return found, (st.st_dev, st.st_ino), 1 if kind == "dir" else st.st_nlink
 
 
-def _walk(root_fd: int) -> Iterator[tuple[bytes, Found, tuple[int, int], int]]:
+def _walk(root_fd: int, skip: bytes | None) -> Iterator[tuple[bytes, Found, tuple[int, int], int]]:
     yield b"", *_found(b".", root_fd)
     todo = [b""]
     while todo:
@@ -99,6 +99,8 @@ def _walk(root_fd: int) -> Iterator[tuple[bytes, Found, tuple[int, int], int]]:
         try:
             for name in sorted(map(os.fsencode, os.listdir(fd))):
                 path = folder + b"/" + name if folder else name
+                if path == skip:
+                    continue
                 found, inode, n_links = _found(name, fd)
                 yield path, found, inode, n_links
                 if found.type == "dir":
@@ -107,11 +109,14 @@ def _walk(root_fd: int) -> Iterator[tuple[bytes, Found, tuple[int, int], int]]:
             os.close(fd)
 
 
-def listing(root: Root) -> dict[bytes, Found]:
-    """Read the tree below ``root``, the root itself as ``b""``: a Found by path. Follows no link, changes no time."""
+def listing(root: Root, *, skip: bytes | None = None) -> dict[bytes, Found]:
+    """Read the tree below ``root``, the root itself as ``b""``: a Found by path. Follows no link, changes no time.
+
+    ``skip`` is a path that is left out with all below it.
+    """
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        rows = list(_walk(root_fd))
+        rows = list(_walk(root_fd, skip))
     finally:
         os.close(root_fd)
     names: dict[tuple[int, int], list[bytes]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
+from typing import Any
 
 
 class Value:
@@ -18,3 +19,6 @@ class Value:
             elif value != default:
                 shown.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # for Hypothesis and IPython
+        printer.text("..." if cycle else repr(self))
