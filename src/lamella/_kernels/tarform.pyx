@@ -215,7 +215,7 @@ cdef void _put_rest(Out* o, const Item* e) noexcept nogil:
         at = ext_next(e.ext.p, e.ext.n, at, &x)
         if at <= 0:
             break
-        if x.tag == EXT_PAX and x.value_len:    # an empty value says what no record says
+        if x.tag == EXT_PAX:
             record_put(o, b"", x.name, x.name_len, x.value, x.value_len)
 
 
