@@ -9,6 +9,7 @@ KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place",
 TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: the C must stay beside the .pyx
 DEBUG = os.environ.get("LAMELLA_DEBUG") == "1"  # Cython's own checks on, readable stacks
 ASAN = os.environ.get("LAMELLA_ASAN") == "1"  # address and undefined-behaviour sanitizers
+BUILD = os.environ.get("LAMELLA_KERNELS") != "0"  # 0: an editable install whose kernels are built in place afterwards
 
 sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if ASAN else []
 # An environment's CFLAGS replaces the interpreter's flags, so the level is stated here, last.
@@ -38,7 +39,10 @@ directives = {
 }
 setup(
     ext_modules=cythonize(
-        extensions, include_path=["src"], build_dir=None if TRACE else "build/cython", compiler_directives=directives
+        extensions if BUILD else [],
+        include_path=["src"],
+        build_dir=None if TRACE else "build/cython",
+        compiler_directives=directives,
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )
