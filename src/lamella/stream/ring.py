@@ -11,6 +11,7 @@ at the next call of everyone else.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -221,23 +222,29 @@ class Worker(threading.Thread):
         self._over = threading.Lock()  # held while the work is not over
 
     def start(self) -> None:
-        """Start, once."""
-        self._over.acquire()
-        self._launched = True
+        """Start, once; this thread's signals wait meanwhile, and do not concern the new one.
+
+        An interrupt in the middle of ``Thread.start`` can kill the new thread before its first line: both share a lock
+        that an interrupted waiter releases for the other.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            self._over.acquire()
+            self._launched = True
             super().start()
-        except RuntimeError:
-            self._launched = False
-            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def wait(self) -> None:
-        """Wait until it is over; unlike ``join`` also right after a ``start`` that an interrupt cut short, or none."""
-        if self._launched:
-            while not self._over.acquire(timeout=1.0):
-                if self.ident is None:  # the interrupt was faster than the thread
-                    return
-            self._over.release()
-            self.join()
+        """Wait until it is over; nothing to wait for where it never came to life."""
+        if not self._launched:
+            return
+        while not self._over.acquire(timeout=1.0):
+            if not self.is_alive():
+                return
+        self._over.release()
+        self.join()
 
     def run(self) -> None:
         """Run the work; called by the interpreter."""
