@@ -309,7 +309,9 @@ def test_integers(value):
     assert (row["mtime"], row["uid"]) == ((value, 0), value % 2**32)
 
 
-@pytest.mark.parametrize("text", ["", "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1" * 40]
+)
 def test_sizes_that_no_archive_has(text):
     if text:
         refusal(layer_tar([file("f", pax={"size": text})]))

@@ -86,16 +86,16 @@ def test_rows_are_in_path_order_with_slash_lowest(tree):
     assert paths[0] == b""
 
 
-@pytest.mark.parametrize("max_fds", [3, 4, 64])
-@pytest.mark.parametrize("scratch", [8, 600, 5000, 1 << 16])
-@pytest.mark.parametrize("rows", [0, 1, 3, 500])
+@pytest.mark.parametrize("max_fds", [3, 64])
+@pytest.mark.parametrize("scratch", [8, 5000])
+@pytest.mark.parametrize("rows", [0, 3, 500])
 def test_however_memory_is_cut_the_table_is_the_same(tree, rows, scratch, max_fds):
     whole = facts(walked(tree)[0])
     for arena in (0, 5000, 1 << 20):
         table, task = walked(tree, rows=rows, arena=arena, scratch=scratch, max_fds=max_fds, fit=guarded)
         assert facts(table) == whole
         assert task.special == [(SOCKET, b"q")]
-    assert task.n_full >= (len(whole) if rows < 2 else 0)
+    assert task.n_full >= len(whole) - rows
 
 
 def test_equal_attributes_in_a_row_are_stored_once(scratch):
@@ -108,7 +108,8 @@ def test_equal_attributes_in_a_row_are_stored_once(scratch):
 
 
 def test_a_link_group_is_named_by_its_first_row_and_one_name_is_none(scratch):
-    root = build(scratch / "r", File("a"), Hardlink("b/c", "a"), File("d"), Hardlink("../outside", "d"))
+    root = build(scratch / "r", File("a"), Dir("b"), Hardlink("b/c", "a"), File("d"))
+    os.link(root / "d", scratch / "outside")
     table, _ = walked(root)
     assert table.link_group[[table.find(p) for p in ("a", "b/c", "d")]].tolist() == [table.find("a")] * 2 + [-1]
 
@@ -159,8 +160,7 @@ def test_holes_are_summed(scratch):
     assert (1 << 40) - 8192 <= task.get("holes") <= 1 << 40
 
 
-@pytest.mark.parametrize("max_fds", [3, 64])
-@pytest.mark.parametrize("road", [ROAD_AT, ROAD_CWD])
+@pytest.mark.parametrize(("max_fds", "road"), [(64, ROAD_AT), (3, ROAD_CWD)])
 def test_a_tree_deeper_than_descriptors_reach(scratch, max_fds, road):
     fd = os.open(scratch, os.O_RDONLY)
     for _ in range(3000):
@@ -174,7 +174,8 @@ def test_a_tree_deeper_than_descriptors_reach(scratch, max_fds, road):
         "import resource, sys; from tests.kernels.walking import *\n"
         f"if {road} == 2: walk.own_cwd()\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))\n"  # max_fds=64 runs into EMFILE and makes do
-        f"table = Walk(os.open(sys.argv[1], os.O_RDONLY), max_fds={max_fds}, options={road}).run()\n"
+        f"table = Walk(os.open(sys.argv[1], os.O_RDONLY), rows=7000, arena=1 << 25, scratch=1 << 21,\n"
+        f"             max_fds={max_fds}, options={road}).run()\n"
         "paths = list(table.paths)\n"
         "down = [b'/'.join([b'd'] * i) for i in range(3001)]\n"
         "up = [b'/'.join([b'd'] * i + [b'e']) for i in range(2999, -1, -1)]\n"
@@ -193,7 +194,7 @@ def test_a_path_longer_than_a_table_holds_is_an_error_with_its_directory(scratch
     os.close(fd)
     before = open_fds()
     with pytest.raises(OSError, match="too long") as caught:
-        walked(scratch)
+        walked(scratch, arena=1 << 24, rows=300, scratch=1 << 20)
     assert caught.value.errno == errno.ENAMETOOLONG
     assert caught.value.filename == b"/".join([b"d" * 255] * 256)
     assert open_fds() == before
@@ -205,7 +206,7 @@ def test_a_hundred_thousand_names_in_one_directory(scratch):
     with opened(scratch) as fd:
         for name in names:
             os.link("f", name, src_dir_fd=fd, dst_dir_fd=fd)
-    table, _ = walked(scratch, rows=4096, options=0)
+    table, _ = walked(scratch, rows=100_002, arena=1 << 22, options=0)
     assert list(table.paths) == sorted([b"", b"f", *names])
     assert set(table.link_group[1:].tolist()) == {1}
 
@@ -225,13 +226,13 @@ def test_a_name_that_is_gone_when_its_turn_comes_is_a_ghost(scratch):
 
 
 def test_a_name_that_is_something_else_when_its_turn_comes_is_that(scratch):
-    root = build(scratch / "r", *(File(f"{i}") for i in range(5)), Dir("d/e"), Symlink("l"), Dir("m"))
+    root = build(scratch / "r", *(File(f"{i}") for i in range(5)), Dir("d"), Dir("d/e"), Symlink("l"), Dir("m"))
     with opened(root) as fd:
         task = Walk(fd, rows=2)
         while task.step() != OUTPUT_FULL:
             pass
         (root / "4").unlink()
-        build(root, Dir("4/5"), Symlink("d", target=b"m"), File("l"), Fifo("m"))
+        build(root, Dir("4"), Dir("4/5"), Symlink("d", target=b"m"), File("l"), Fifo("m"))
         table = task.run()
     assert list(table.paths) == [b"", *(b"%d" % i for i in range(5)), b"4/5", b"d", b"l", b"m"]
     assert bytes(table.type[-3:]) == b"206"
@@ -246,7 +247,7 @@ def test_nothing_beside_the_tree_is_read_when_a_directory_is_moved_away(scratch)
         while task.step() != OUTPUT_FULL:
             pass
         os.rename(root / "d/d/d/d", scratch / "moved")
-        with pytest.raises(OSError, match="[Ss]tale") as caught:
+        with pytest.raises(OSError, match=r"[Ss]tale") as caught:
             task.run()
         assert caught.value.errno == errno.ESTALE
         assert caught.value.filename == b"d/d/d/d"
@@ -278,16 +279,13 @@ def test_the_callers_descriptor_keeps_its_position(tree):
     os.close(fd)
 
 
-@pytest.mark.parametrize("kind", ["file", "closed", "gone"])
-def test_what_is_no_directory_is_an_error_with_an_empty_path(scratch, kind):
-    (scratch / "d").mkdir()
+@pytest.mark.parametrize(("kind", "wanted"), [("file", errno.ENOTDIR), ("closed", errno.EBADF)])
+def test_what_is_no_directory_is_an_error_with_an_empty_path(scratch, kind, wanted):
     (scratch / "f").touch()
-    fd = os.open(scratch / ("d" if kind == "gone" else "f"), os.O_RDONLY)
-    wanted = {"file": errno.ENOTDIR, "closed": errno.EBADF, "gone": errno.ENOENT}[kind]
+    fd = os.open(scratch / "f", os.O_RDONLY)
     if kind == "closed":
         os.close(fd)
         fd = 10_000
-    (scratch / "d").rmdir()
     with pytest.raises(OSError, match=os.strerror(wanted)) as caught:
         Walk(fd).run()
     assert (caught.value.errno, caught.value.filename) == (wanted, b"")

@@ -300,8 +300,7 @@ class Archive:
 
 COLUMNS = {b"path", b"linkpath", b"uname", b"gname", b"mtime", b"atime"} | {k.encode() for k in FREE}
 SPARSE = {
-    f"GNU.sparse.{k}".encode()
-    for k in ["name", "map", "size", "realsize", "major", "minor", "numblocks", "offset", "numbytes"]
+    f"GNU.sparse.{k}".encode() for k in ["name", "map", "size", "realsize", "major", "minor", "numblocks", "offset", "numbytes"]
 }
 
 

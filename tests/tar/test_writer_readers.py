@@ -2,7 +2,8 @@
 
 Known disagreements, theirs: bsdtar reads a negative time with a fraction (POSIX: -1.75 is 1.75 s before 1970) with the
 fraction's sign turned, complains of names in pax that are not UTF-8 though it keeps them, and knows LIBARCHIVE.xattr;
-GNU tar takes device numbers below 2**31 only, reads %3D in an xattr's name as "=", and has no empty xattrs.
+tarfile follows a hard link to a symlink when it sets the owner; GNU tar takes device numbers below 2**31 only, reads
+%3D in an xattr's name as "=", and has no empty xattrs.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ def test_a_reader_makes_the_rows(scratch, requires, tool, name):
     if TOOLS[tool] is not None:
         requires(tool)
     rows = CASES[name]
+    if (tool, name) == ("tarfile", "links"):
+        rows = [row for row in rows if row["path"] not in "st"]
     written(rows, scratch / "tar")
     done = extract(tool, scratch / "tar", scratch / "root")
     if done is not None and (tool, name) != ("bsdtar", "raw-names"):

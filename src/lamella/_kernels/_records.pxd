@@ -46,7 +46,7 @@ cdef inline int put_time_text(uint8_t* p, int64_t seconds, uint32_t nsec) noexce
     if seconds < 0:
         p[0] = 45
         n = 1
-        whole = <uint64_t>0 - whole
+        whole = <uint64_t>(-(seconds + 1)) + 1    # for INT64_MIN too
         if nsec:
             whole -= 1
             nsec = NSEC_PER_SEC - nsec

@@ -5,8 +5,8 @@ from lamella._kernels._records cimport (
     NSEC_PER_SEC, Out, line_number, n_digits, record, record_libarchive, record_number, record_put, record_time, room,
 )
 from lamella._kernels._rows cimport (
-    EXT_ATIME, EXT_GNAME, EXT_PAX, EXT_SPARSE, EXT_UNAME, EXT_XATTR, F_ATIME, F_SPARSE, ExtItem, Rows, ext_next, row_ext,
-    row_link, row_path, rows_acquire, rows_release,
+    EXT_ATIME, EXT_GNAME, EXT_PAX, EXT_SPARSE, EXT_UNAME, EXT_XATTR, F_ATIME, F_SPARSE, ExtItem, Rows, ext_next,
+    row_ext, row_link, row_path, rows_acquire, rows_release,
 )
 from lamella._kernels._status cimport BAD_FORMAT, OUTPUT_FULL
 from lamella.errors import FormatError
@@ -215,7 +215,7 @@ cdef void _put_rest(Out* o, const Item* e) noexcept nogil:
         at = ext_next(e.ext.p, e.ext.n, at, &x)
         if at <= 0:
             break
-        if x.tag == EXT_PAX:
+        if x.tag == EXT_PAX and x.value_len:    # an empty value says what no record says
             record_put(o, b"", x.name, x.name_len, x.value, x.value_len)
 
 

@@ -93,15 +93,16 @@ class LayerReader:
             raise
         self._limits = limits
         self._progress = progress
-        self._scanner = Scanner(limits, TableBuilder("tar", rows=_CHUNK_ROWS, arena=1 << 16))
         self._table: EntryTable | None = None
         self._blocks: deque[EntryTable] = deque()
         self._row = 0
         self._chunk = memoryview(b"")
         self._chunk_begin = 0
         self._started = self._ended = self._closed = False
+        self._buffer = self._source.buffer if self._blob.codec == "none" else None
         self._fd = self._plain_file()
         self._direct = self._fd is not None and not digests
+        self._scanner = Scanner(limits, self._block_builder())
         self.codec: str = self._blob.codec
         self.media_type: str | None = self._blob.media_type
 
@@ -133,6 +134,9 @@ class LayerReader:
         # the descriptor of an uncompressed regular file
         fd = self._source.fileno() if self._blob.codec == "none" else None
         return fd if fd is not None and stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+    def _block_builder(self) -> TableBuilder:
+        return TableBuilder("tar", rows=_BLOCK_ROWS if self._direct else _CHUNK_ROWS, arena=1 << 16)
 
     # -- entries --------------------------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class LayerReader:
         builder = self._scanner.builder
         if not keep and builder.n_rows:
             self._blocks.append(EntryTable(builder.finish(), "archive"))
-            self._scanner.builder = TableBuilder("tar", rows=_BLOCK_ROWS if self._direct else _CHUNK_ROWS)
+            self._scanner.builder = self._block_builder()
         if self._progress is not None:
             done = self._scanner.offset if self._direct else self._blob.bytes_in
             self._progress(Progress("read", done, self._source.size, "bytes"))
@@ -226,10 +230,6 @@ class LayerReader:
         return b"".join([bytes(chunk) for chunk in self.chunks(entry)])
 
     def _payload(self, entry: Entry, off: int, nbytes: int) -> Iterator[memoryview]:
-        buffer = self._source.buffer
-        if self.codec == "none" and buffer is not None:
-            yield buffer[off : off + nbytes]
-            return
         while nbytes:
             piece = self._piece(entry, off, nbytes)
             yield piece
@@ -238,7 +238,9 @@ class LayerReader:
 
     def _piece(self, entry: Entry, off: int, nbytes: int) -> memoryview:
         # at least one byte of the stream from ``off`` on
-        if self._fd is not None:
+        if self._buffer is not None:
+            piece = self._buffer[off : off + nbytes]
+        elif self._fd is not None:
             piece = memoryview(os.pread(self._fd, min(nbytes, _PIECE_NBYTES), off))
         else:
             if off < self._chunk_begin:
@@ -257,7 +259,7 @@ class LayerReader:
         """Stop reading, wherever it stands."""
         self._chunk = memoryview(b"")
         self._blob.close()
-        self._fd = None
+        self._fd = self._buffer = None
         self._closed = True
         self._close_source()
 
