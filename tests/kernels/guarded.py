@@ -35,6 +35,4 @@ def guarded_bytes(n: int) -> NDArray[np.uint8]:
 
 def guarded_columns(columns: Columns) -> Columns:
     """Copy every column of a table so."""
-    return tuple(
-        None if c is None else guarded(np.asarray(c, kind)) for c, (_, kind) in zip(columns, COLUMNS, strict=True)
-    )
+    return tuple(None if c is None else guarded(np.asarray(c, kind)) for c, (_, kind) in zip(columns, COLUMNS, strict=True))

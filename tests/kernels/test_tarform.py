@@ -240,9 +240,7 @@ def test_long_targets_and_owner_names():
 
 def test_xattrs_are_raw_and_records_are_in_order():
     xattrs = {b"user.\xff": b"\0\n=", b"security.capability": bytes(range(20))}
-    data, lost = form(
-        [{"path": "n" * 101, "xattrs": xattrs, "uid": 1 << 24, "mtime_ns": 1, "pax": {"a": "1", "z": "2"}}]
-    )
+    data, lost = form([{"path": "n" * 101, "xattrs": xattrs, "uid": 1 << 24, "mtime_ns": 1, "pax": {"a": "1", "z": "2"}}])
     found = records(data)
     assert lost == 0
     assert found[0] == (b"SCHILY.xattr.security.capability", bytes(range(20)))
@@ -251,9 +249,7 @@ def test_xattrs_are_raw_and_records_are_in_order():
 
 
 def test_110_an_empty_xattr_is_left_out_and_counted():
-    data, lost = form(
-        [{"path": "a", "xattrs": {"user.x": b"", "user.y": b"1"}}, {"path": "b", "xattrs": {"user.x": b""}}]
-    )
+    data, lost = form([{"path": "a", "xattrs": {"user.x": b"", "user.y": b"1"}}, {"path": "b", "xattrs": {"user.x": b""}}])
     assert lost == 2
     assert [m.pax_headers for m in members(data)] == [{"SCHILY.xattr.user.y": "1"}, {}]
 
@@ -273,6 +269,11 @@ def test_110_libarchive_form_carries_it_on_request():
 def test_every_record_counts_itself():
     for n in [*range(1, 130), *range(960, 1010), *range(9_960, 10_010)]:
         assert records(form([{"path": "a", "pax": {"k": "v" * n}}])[0]) == [(b"k", b"v" * n)]
+
+
+def test_a_keyword_without_a_value_is_left_out():
+    assert records(form([{"path": "a", "pax": {"k": "", "l": "1"}}])[0]) == [(b"l", b"1")]
+    assert len(form([{"path": "a", "pax": {"k": ""}}])[0]) == BLOCK
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,25 @@ def apply(layer: bytes | list[Member], root: Path, **options: Any) -> Any:
     return lamella.apply(data, root, **{"rootless": not AS_ROOT, **options})
 
 
-def expected(lower: dict[bytes, Found], upper: dict[bytes, Found], emitted: set[bytes]) -> dict[bytes, Found]:
-    """Return ``upper`` with the time of every directory that the diff did not emit as ``lower`` has it."""
+def expected(
+    lower: dict[bytes, Found], upper: dict[bytes, Found], emitted: set[bytes], *, dir_mtime: bool = False
+) -> dict[bytes, Found]:
+    """Return ``upper`` with the time of what the diff did not emit as ``lower`` has it, where that is no change.
+
+    So it is for a directory's (item 58), unless ``dir_mtime``, and for times of one second of which one has no
+    nanoseconds (item 55).
+    """
     out = dict(upper)
     for path, row in upper.items():
         below = lower.get(path)
-        if row.type == "dir" and path not in emitted and below is not None:
+        if below is None or path in emitted:
+            continue
+        if (row.type == "dir" and not dir_mtime) or same_time(below.mtime_ns, row.mtime_ns):
             out[path] = row._replace(mtime_ns=below.mtime_ns)
     return out
+
+
+def same_time(a: int, b: int) -> bool:
+    """Tell whether two times are equal, or may be, one of them cut to whole seconds."""
+    (a_s, a_ns), (b_s, b_ns) = divmod(a, 10**9), divmod(b, 10**9)
+    return a_s == b_s and (a_ns == b_ns or 0 in {a_ns, b_ns})

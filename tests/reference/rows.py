@@ -36,12 +36,12 @@ def extra(tag: int, name: bytes, value: bytes) -> bytes:
 
 
 def extras_of(row: Mapping[str, Any]) -> bytes:
-    """Return the run of extras that ``row`` asks for, extended attributes first and sorted."""
+    """Return the run of extras that ``row`` asks for, extended attributes first, names sorted as tarscan does."""
     run = b"".join(extra(EXT_XATTR, os.fsencode(n), v) for n, v in sorted(row.get("xattrs", {}).items()))
     for tag, key in ((EXT_UNAME, "uname"), (EXT_GNAME, "gname")):
         if row.get(key):
             run += extra(tag, b"", os.fsencode(row[key]))
-    run += b"".join(extra(EXT_PAX, os.fsencode(n), os.fsencode(v)) for n, v in row.get("pax", {}).items())
+    run += b"".join(extra(EXT_PAX, os.fsencode(n), os.fsencode(v)) for n, v in sorted(row.get("pax", {}).items()))
     if row.get("sparse") is not None:
         run += extra(EXT_SPARSE, b"", b"".join(struct.pack("<qq", *region) for region in row["sparse"]))
     if row.get("atime_ns") is not None:

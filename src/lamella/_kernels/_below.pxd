@@ -1,8 +1,8 @@
 """Open a row's regular file below a directory descriptor, whatever stands or moves there. System calls.
 
 The directory part of the path is opened by openat2 (RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS;
-component by component where the kernel has no openat2), the last component by openat with O_NOFOLLOW, and O_NONBLOCK for
-what is a FIFO by now. The directory of the last row stays open, since rows in path order mostly have the same one.
+component by component where the kernel has no openat2), the last component by openat with O_NOFOLLOW, and O_NONBLOCK
+for what is a FIFO by now. The directory of the last row stays open, since rows in path order mostly have the same one.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
@@ -76,7 +76,8 @@ cdef inline void below_close(Below* dir) noexcept nogil:
         close(dir.fd - 1)
     dir.fd = 0
 
-cdef inline int _below(int root, Below* dir, const Rows* r, Py_ssize_t row, const uint8_t* path, Py_ssize_t n) noexcept nogil:
+cdef inline int _below(int root, Below* dir, const Rows* r, Py_ssize_t row, const uint8_t* path,
+                       Py_ssize_t n) noexcept nogil:
     """Return the descriptor of directory path[:n] (of ``row``), opening it unless it was the last one; or -errno."""
     cdef const uint8_t* p
     cdef Py_ssize_t m

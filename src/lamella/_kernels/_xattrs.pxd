@@ -13,6 +13,7 @@ from lamella._kernels._status cimport OK, OS_ERROR, OUTPUT_FULL
 cdef enum:
     MAX_XATTR = 65536        # bytes of a list of names, or of a value, at most
     KEY_ROOM = 256           # a name and its NUL
+    SMALL = 512              # asked for first: the kernel allocates, and clears, as much as it is offered
 
 cdef struct XattrRun:
     int fd                   # the inode itself, or with ``name`` its directory
@@ -27,6 +28,19 @@ cdef struct XattrRun:
     int64_t need_scratch     # with OUTPUT_FULL: what scratch_cap, or
     int64_t need_out         # ... out_cap, should be at least
 
+cdef inline int64_t _list_into(const XattrRun* x) noexcept nogil:
+    cdef int64_t room = x.scratch_cap if x.scratch_cap < MAX_XATTR else MAX_XATTR
+    cdef int64_t n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, room if room < SMALL else SMALL)
+    if n < 0 and errno == ERANGE and room > SMALL:
+        n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, room)
+    return n
+
+cdef inline int64_t _get_into(const XattrRun* x, const char* key, uint8_t* p, int64_t room) noexcept nogil:
+    cdef int64_t n = lam_getxattr(x.fd, x.name, x.by_cwd, key, p, room if room < SMALL else SMALL)
+    if n < 0 and errno == ERANGE and room > SMALL:
+        n = lam_getxattr(x.fd, x.name, x.by_cwd, key, p, room if room < MAX_XATTR else MAX_XATTR)
+    return n
+
 cdef inline bint _key_is(const uint8_t* key, int64_t n, const char* name, int64_t m) noexcept nogil:
     return n == m and memcmp(key, name, n) == 0
 
@@ -36,7 +50,7 @@ cdef inline int _list(XattrRun* x, NameItem** items, int64_t* n_items) noexcept 
     cdef const uint8_t* nul
     cdef bint kept
     n_items[0] = 0
-    n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, x.scratch_cap) if x.scratch_cap >= KEY_ROOM else -1
+    n = _list_into(x) if x.scratch_cap >= KEY_ROOM else -1
     if n < 0 and (x.scratch_cap < KEY_ROOM or errno == ERANGE and x.scratch_cap < MAX_XATTR):
         x.need_scratch = 4096 if x.scratch_cap < KEY_ROOM else MAX_XATTR
         return OUTPUT_FULL
@@ -75,7 +89,7 @@ cdef inline int _put(XattrRun* x, int64_t key_off) noexcept nogil:
     if room < 1:
         x.need_out = x.nbytes + EXT_HEADER + n + 4096
         return OUTPUT_FULL
-    got = lam_getxattr(x.fd, x.name, x.by_cwd, key, x.out + x.nbytes + EXT_HEADER + n, room)
+    got = _get_into(x, key, x.out + x.nbytes + EXT_HEADER + n, room)
     if got < 0 and errno == ERANGE and room < MAX_XATTR:
         x.need_out = x.nbytes + EXT_HEADER + n + MAX_XATTR
         return OUTPUT_FULL

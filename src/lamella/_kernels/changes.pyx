@@ -23,8 +23,8 @@ cdef inline bint _is_below(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_
     return m > 0 if n == 0 else m > n and q[n] == 47 and memcmp(p, q, n) == 0
 
 
-cdef inline bint _is_name(const ExtItem* x, const char* name, Py_ssize_t n) noexcept nogil:
-    return x.name_len == n and memcmp(x.name, name, n) == 0
+cdef inline bint _starts(const ExtItem* x, const char* name, Py_ssize_t n) noexcept nogil:
+    return x.name_len >= n and memcmp(x.name, name, n) == 0
 
 
 cdef Py_ssize_t _next_xattr(const uint8_t* p, Py_ssize_t n, Py_ssize_t at, ExtItem* x) noexcept nogil:
@@ -33,15 +33,20 @@ cdef Py_ssize_t _next_xattr(const uint8_t* p, Py_ssize_t n, Py_ssize_t at, ExtIt
         at = ext_next(p, n, at, x)
         if at <= 0 or x.tag != EXT_XATTR:
             return -1 if at < 0 else 0
-        if x.name_len < 16 or memcmp(x.name, b"trusted.overlay.", 16) != 0:
+        if not _starts(x, b"trusted.overlay.", 16) and not _starts(x, b"user.overlay.", 13):
             return at
+
+
+cdef inline bint _is_capability(const ExtItem* x) noexcept nogil:
+    return (x.name_len == 19 and (x.value_len == CAP_V2 or x.value_len == CAP_V3)
+            and memcmp(x.name, b"security.capability", 19) == 0)
 
 
 cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssize_t m) noexcept nogil:
     # item by item: other extras are no attributes of an inode. A capability is the same with and without the root id
     # of the namespace it was read in, which does not leave it either (63).
     cdef ExtItem x, y
-    cdef Py_ssize_t at = 0, by = 0, length
+    cdef Py_ssize_t at = 0, by = 0
     while True:
         at = _next_xattr(p, n, at, &x)
         by = _next_xattr(q, m, by, &y)
@@ -49,15 +54,10 @@ cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssi
             return -1 if at < 0 or by < 0 else at != by
         if x.name_len != y.name_len or memcmp(x.name, y.name, x.name_len) != 0:
             return 1
-        length = x.value_len
-        if x.value_len != y.value_len:
-            if (not _is_name(&x, b"security.capability", 19) or (x.value_len != CAP_V2 and x.value_len != CAP_V3)
-                    or (y.value_len != CAP_V2 and y.value_len != CAP_V3)):
+        if _is_capability(&x) and _is_capability(&y):
+            if (x.value[0] ^ y.value[0]) & 1 or memcmp(x.value + 4, y.value + 4, CAP_V2 - 4) != 0:
                 return 1
-            length = CAP_V2
-            if memcmp(x.value + 4, y.value + 4, CAP_V2 - 4) != 0 or x.value[0] & 1 != y.value[0] & 1:
-                return 1
-        elif memcmp(x.value, y.value, length) != 0:
+        elif x.value_len != y.value_len or memcmp(x.value, y.value, x.value_len) != 0:
             return 1
 
 

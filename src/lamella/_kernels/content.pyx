@@ -389,7 +389,7 @@ cdef int _same_run(int root_a, const Rows* a, const int64_t* rows_a, int root_b,
 def same(int dirfd_a, tuple columns_a not None, int dirfd_b, tuple columns_b not None,
          const int64_t[::1] rows_a not None, const int64_t[::1] rows_b not None, uint8_t[::1] out not None,
          uint8_t[::1] scratch not None, bint by_parts=False):
-    """Compare the content of regular files in pairs, ``rows_a[i]`` below ``dirfd_a`` with ``rows_b[i]`` below ``dirfd_b``.
+    """Compare the content of regular files: ``rows_a[i]`` below ``dirfd_a`` and ``rows_b[i]`` below ``dirfd_b``.
 
     ``out[i]`` becomes 1 for the same, 0 for different, 2 where one of them is gone or may not be read. Pairs in path
     order are cheapest. ``scratch`` (256 KiB is a good size) is for this call alone; calls on disjoint ranges may run in

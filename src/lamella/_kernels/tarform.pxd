@@ -13,8 +13,8 @@ An entry is ustar (POSIX.1-1988) behind a pax header (POSIX.1-2001 pax(1), typef
 - sparse content: pax 1.0 (GNU tar manual, "PAX Format, Version 1.0"); the map is part of what form_core() writes.
 
 Records are in the order of their keywords; keywords that no column holds follow, in the order of the table (tarscan
-sorts them by name), those with an empty value left out, since that means absent. The
-pax header's own member is ``PaxHeaders/BASENAME``, mode 0644, everything else 0. So the bytes depend on the row alone.
+sorts them by name), those with an empty value left out, since that means absent. The pax header's own member is
+``PaxHeaders/BASENAME``, mode 0644, everything else 0. So the bytes depend on the row alone.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from lamella._kernels._rows cimport Rows

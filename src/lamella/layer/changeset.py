@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import changes as kernel
-from lamella.columns import ARENA, AT, EXT_XATTR, TableBuilder
+from lamella.columns import TableBuilder
 from lamella.errors import WhiteoutError
+from lamella.layer.emission import clean_xattrs, joined
 from lamella.layer.whiteout import OPAQUE, PREFIX
 from lamella.model import ChangeKind, IdMap, Progress, Why
 from lamella.table import Entry, EntryTable
-from lamella.tar.writer import LayerInfo, TarOptions, write_rows
+from lamella.tar.writer import LayerInfo, Payload, write_layer
 from lamella.tree.root import split
 
 __all__ = ["Change", "Changeset"]
@@ -25,9 +26,8 @@ __all__ = ["Change", "Changeset"]
 ADD, MODIFY, DELETE = 1, 2, 3
 _KINDS = {ADD: ChangeKind.ADD, MODIFY: ChangeKind.MODIFY, DELETE: ChangeKind.DELETE}
 _WHY = 1023
-OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_CAPABILITY_V2, _CAPABILITY_V3, _REVISION = 0x02000000, 0x03000000, 0xFF000000
 _GIB = 1 << 30
+_LARGE = 1 << 20  # smaller files have no hole that is worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class Changeset:
     ) -> None:  # fmt: skip
         self.lower, self.upper, self.rows = lower, upper, rows
         self.warnings = warnings
-        self._match, self._root, self._holes = match, root, holes
+        self._match, self._holes = match, holes
+        self._root = None if root is None else os.path.abspath(root)  # the process may go elsewhere before write()
 
     def __len__(self) -> int:
         return len(self.rows.kind)
@@ -86,12 +87,7 @@ class Changeset:
         if whiteouts not in ("explicit", "opaque"):
             raise ValueError(f"whiteouts {whiteouts!r}; one of explicit, opaque")
         gone = self._gone(whiteouts == "opaque")
-        rows = self._emitted([row for row, _ in gone])
-        picked = self.upper[rows]
-        for path in picked.paths:
-            if split(path)[1].startswith(PREFIX):
-                raise WhiteoutError("a name that a layer cannot hold", entry=path)
-        return _join(picked, rows, gone)
+        return joined(self.upper, self._emitted([row for row, _ in gone]), gone)
 
     def _gone(self, opaque: bool) -> list[tuple[int, bytes]]:
         """Return (upper row of the directory, path of the whiteout)."""
@@ -106,7 +102,7 @@ class Changeset:
         if opaque and gone:
             parents = self._parents()
             kept = set(parents[self._match >= 0].tolist())  # directories that still show a lower name
-            wiped = {row for row, _ in gone if row not in kept}
+            wiped = {row for row, _ in gone if row >= 0 and row not in kept}
             gone = [g for g in gone if g[0] not in wiped]
             for row in wiped:
                 path = self.upper.path(row)
@@ -135,87 +131,53 @@ class Changeset:
             marked[0] = False
         return np.flatnonzero(marked)
 
-    def _largest(self, table: EntryTable) -> str:
-        return os.fsdecode(table.path(int(np.argmax(table.size))))
-
     def write(
         self, out: Any, *, compression: str = "gzip", level: int | None = None,
         whiteouts: Literal["explicit", "opaque"] = "explicit", clamp_mtime: int | None = None,
         idmap: IdMap | None = None, sparse: Literal["pax"] | None = None, libarchive_xattr: bool = False,
-        progress: Callable[[Progress], None] | None = None,
+        payload: Payload | None = None, progress: Callable[[Progress], None] | None = None,
     ) -> LayerInfo:  # fmt: skip
-        """Write the changes as a layer to ``out``, a path or binary file object; see :func:`lamella.diff`."""
-        if self._root is None:
-            raise ValueError("a changeset of tables has no content to write")
-        table = self.table(whiteouts)
-        table, dropped = _clean_xattrs(table)
-        info = write_rows(
-            table, out, root=self._root, compression=compression, level=level,
-            options=TarOptions(clamp_mtime, idmap, sparse, libarchive_xattr), progress=progress,
-        )  # fmt: skip
+        """Write the changes as a layer to ``out``, a path or binary file object; see :func:`lamella.diff`.
+
+        Content comes from the upper directory, or from ``payload`` as in :func:`lamella.write_layer` (a callable gets
+        rows of :meth:`table`). ValueError where there is neither and content is wanted.
+        """
+        table, dropped = clean_xattrs(self.table(whiteouts))
         notes = list(self.warnings)
         if dropped:
             notes.append(f"{dropped} xattrs of overlay's own left out")
         if sparse is None and self._holes > _GIB:
-            notes.append(f"{self._holes} bytes of holes are written as zeros, {self._largest(table)!r} among them "
-                         "(sparse='pax' keeps them)")
+            notes += self._holes_in(table)
+        source = payload if payload is not None else self._root
+        if source is None and not np.any(table.size > 0):
+            source = _empty
+        if source is None:
+            raise ValueError("a changeset of tables has no content to write: give directories, or a payload")
+        info = write_layer(
+            table, out, payload=source, compression=compression, level=level, clamp_mtime=clamp_mtime, idmap=idmap,
+            sparse=sparse, libarchive_xattr=libarchive_xattr, progress=progress,
+        )  # fmt: skip
         return replace(info, warnings=(*notes, *info.warnings))
 
-
-def _join(picked: EntryTable, rows: NDArray[np.int64], gone: list[tuple[int, bytes]]) -> EntryTable:
-    """Put whiteout rows behind the row of their directory, in one table with an arena of its own."""
-    columns = [None if c is None else np.ascontiguousarray(c) for c in picked.columns]
-    names = b"".join(path for _, path in gone)
-    nbytes = kernel.compact(tuple(columns))
-    arena = np.empty(max(nbytes + len(names), 1), np.uint8)
-    kernel.compact(tuple(columns), arena)
-    arena[nbytes : nbytes + len(names)] = np.frombuffer(names, np.uint8)
-    lengths = np.array([len(path) for _, path in gone], np.int64)
-    fills = {
-        "type": ord("0"), "link_group": -1, "path_len": lengths, "name_off": nbytes + np.cumsum(lengths) - lengths,
-    }  # fmt: skip
-    for name, i in AT.items():
-        column = columns[i]
-        if i != ARENA and column is not None:
-            extra = np.zeros(len(gone), column.dtype)
-            extra[:] = fills.get(name, 0)
-            columns[i] = np.concatenate([column, extra])
-    columns[ARENA] = arena
-    order = np.lexsort(
-        (
-            np.concatenate([np.zeros(len(rows), np.int64), 1 + np.arange(len(gone))]),
-            np.concatenate([rows, np.array([row for row, _ in gone], np.int64)]),
-        )
-    )
-    table = EntryTable(tuple(columns), "archive")[order]
-    table.order = "archive"
-    return table
+    def _holes_in(self, table: EntryTable) -> list[str]:
+        """Look how much of the layer's files is holes: the walk knows only how much of all files is (77)."""
+        if self._root is None:
+            return []
+        holes: dict[tuple[int, int], tuple[int, bytes]] = {}
+        for row in np.flatnonzero(table.size >= _LARGE).tolist():
+            path = table.path(row)
+            with contextlib.suppress(OSError):
+                st = os.lstat(os.path.join(os.fsencode(self._root), path))
+                holes[st.st_dev, st.st_ino] = max(0, st.st_size - 512 * st.st_blocks), path
+        total = sum(n for n, _ in holes.values())
+        if total <= _GIB:
+            return []
+        most = os.fsdecode(max(holes.values())[1])
+        return [f"{total} bytes of holes are written as zeros, most of them in {most!r} (sparse='pax' keeps them)"]
 
 
-def _clean_xattrs(table: EntryTable) -> tuple[EntryTable, int]:
-    """Drop overlay's own xattrs (65) and take the root id out of capabilities (63)."""
-    dropped = 0
-    columns = list(table.columns)
-    for row in np.flatnonzero(table.ext_len > 0).tolist():
-        items = [(n, v) for tag, n, v in table.extras(row) if tag == EXT_XATTR]
-        kept = [(n, _capability(v) if n == b"security.capability" else v) for n, v in items if not n.startswith(OVERLAY_XATTRS)]
-        if kept == items:
-            continue
-        dropped += len(items) - len(kept)
-        run = b"".join(struct.pack("<BHI", EXT_XATTR, len(n), len(v)) + n + v for n, v in kept)
-        columns[AT["ext_off"]][row], columns[AT["ext_len"]][row] = len(columns[ARENA]), len(run)
-        columns[ARENA] = np.concatenate([columns[ARENA], np.frombuffer(run, np.uint8)])
-    return EntryTable(tuple(columns), table.order), dropped
-
-
-def _capability(value: bytes) -> bytes:
-    """Return a version 3 capability as version 2: its root id means nothing outside its namespace (63)."""
-    if len(value) != 24:
-        return value
-    magic = int.from_bytes(value[:4], "little")
-    if magic & _REVISION != _CAPABILITY_V3:
-        return value
-    return (magic & ~_REVISION | _CAPABILITY_V2).to_bytes(4, "little") + value[4:20]
+def _empty(_row: int) -> bytes:
+    return b""
 
 
 def empty_table() -> EntryTable:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lamella._kernels import changes as kernel
 from lamella._kernels import content as content_kernel
-from lamella.layer.changeset import DELETE, MODIFY, OVERLAY_XATTRS, Changeset, Rows, empty_table
+from lamella.layer.changeset import DELETE, MODIFY, Changeset, Rows, empty_table
+from lamella.layer.treetable import as_tree
 from lamella.model import IdMap, Progress, Why
 from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
@@ -28,13 +29,14 @@ _UNDECIDED = 32768
 _OUTPUT_FULL = 2
 _BATCH = 1 << 14
 _SCRATCH = 1 << 18
+_SMALL = 4096  # bytes that could be read while a file is opened
 _SAME = 1
 
 
 def changes(
     lower: Tree, upper: Tree, *, content: Content = "auto", xattrs: Xattrs = "all", dir_mtime: bool = False
 ) -> Changeset:
-    """Compare two trees: directories, tables in path order, or None for nothing at all.
+    """Compare two trees: directories, tables of trees or of a first layer, or None for nothing at all.
 
     ``content``: "auto" reads two files where metadata cannot decide (equal size and second, a time without
     nanoseconds: layer-semantics 55, 56), "always" wherever sizes are equal, "never". ``dir_mtime``: a directory's time
@@ -47,7 +49,6 @@ def changes(
         below, above = _tables((lower, low_fd), (upper, up_fd), xattrs)
         rows, match = _merge(below.table, above.table, options)
         rows = _decide(rows, below.table, above.table, low_fd, up_fd)
-        rows = _without_overlay(rows, below.table, above.table)
         rows = _with_links(rows, below.table, above.table, match)
     root = upper if isinstance(upper, str | os.PathLike) else None
     notes = [f"socket left out: {os.fsdecode(p)!r}" for p in above.sockets]
@@ -87,7 +88,7 @@ def _tables(lower: tuple[Tree, int], upper: tuple[Tree, int], xattrs: Xattrs) ->
     def one(tree: Tree, fd: int) -> Scan:
         if fd >= 0:
             return _named(tree, lambda: scan_fd(fd, xattrs=xattrs))
-        return Scan(tree.sorted() if isinstance(tree, EntryTable) else empty_table())
+        return Scan(as_tree(tree) if isinstance(tree, EntryTable) else empty_table())
 
     with ThreadPoolExecutor(2, "lamella-scan") as pool:
         first, second = pool.submit(one, *lower), pool.submit(one, *upper)
@@ -132,8 +133,12 @@ def _decide(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd
         return rows
     if low_fd < 0 or up_fd < 0:
         raise ValueError("contents must be compared and a table has none: give directories, or content='never'")
-    verdicts = np.zeros(len(open_), np.uint8)
-    low, up = rows.lower[open_].astype(np.int64), rows.upper[open_].astype(np.int64)
+    low, up = _inodes(lower, rows.lower[open_]), _inodes(upper, rows.upper[open_])
+    which: NDArray[np.int64] | slice = slice(None)
+    if _linked(lower) or _linked(upper):  # the names of one file are compared once
+        _, first, which = np.unique(low << 32 | up, return_index=True, return_inverse=True)
+        low, up = low[first], up[first]
+    verdicts = np.zeros(len(low), np.uint8)
 
     def compare(begin: int, end: int) -> None:
         scratch = np.empty(_SCRATCH, np.uint8)
@@ -142,10 +147,12 @@ def _decide(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd
                 low_fd, lower.columns, up_fd, upper.columns, low[begin:end], up[begin:end], verdicts[begin:end], scratch
             )
 
-    half = int(np.searchsorted(np.cumsum(upper.size[up] + 4096), (upper.size[up] + 4096).sum() // 2))
+    cost = np.cumsum(upper.size[up] + _SMALL)
+    half = int(np.searchsorted(cost, cost[-1] // 2))
     with ThreadPoolExecutor(2, "lamella-compare") as pool:
-        for job in [pool.submit(compare, 0, half), pool.submit(compare, half, len(open_))]:
+        for job in [pool.submit(compare, 0, half), pool.submit(compare, half, len(low))]:
             job.result()
+    verdicts = verdicts[which]
     rows.why[open_] &= _UNDECIDED - 1
     rows.why[open_[verdicts != _SAME]] |= Why.CONTENT.value
     keep = np.ones(len(rows.kind), bool)
@@ -153,18 +160,14 @@ def _decide(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd
     return _keep(rows, keep)
 
 
-def _without_overlay(rows: Rows, lower: EntryTable, upper: EntryTable) -> Rows:
-    """Forget differences in overlay's own xattrs: they are the driver's, not the tree's (65)."""
-    keep = np.ones(len(rows.kind), bool)
-    for at in np.flatnonzero((rows.kind == MODIFY) & (rows.why & Why.XATTR.value != 0)).tolist():
-        before, after = (
-            {n: v for n, v in table.xattrs(int(row)).items() if not n.startswith(OVERLAY_XATTRS)}
-            for table, row in ((lower, rows.lower[at]), (upper, rows.upper[at]))
-        )
-        if before == after:
-            rows.why[at] &= ~np.uint16(Why.XATTR.value)
-            keep[at] = rows.why[at] != 0
-    return _keep(rows, keep)
+def _linked(table: EntryTable) -> bool:
+    return bool(np.any(table.link_group >= 0))
+
+
+def _inodes(table: EntryTable, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the first row of each row's link set, or the row itself."""
+    groups = table.link_group[rows]
+    return np.where(groups >= 0, groups, rows).astype(np.int64)
 
 
 def _with_links(rows: Rows, lower: EntryTable, upper: EntryTable, match: NDArray[np.int32]) -> Rows:
