@@ -167,9 +167,7 @@ def _enter(where: str, uid: int | None) -> None:
     # one call takes the write permission from every mount, and from those the kernel has locked the flags stay
     attributes = struct.pack("<QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0)
     _checked(libc.mount(None, b"/", None, MS_PRIVATE | 0x4000, None), "mount --make-rprivate")
-    _checked(
-        libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes)), "mount_setattr"
-    )
+    _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes)), "mount_setattr")
     options = f"mode=0755,size={TMPFS_BYTES},nr_inodes={TMPFS_INODES}".encode()
     _checked(libc.mount(b"sandbox", os.fsencode(where), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
     os.chdir(where)
@@ -194,13 +192,19 @@ def _can_write(path: Path) -> bool:
     return True
 
 
+def _load() -> None:
+    for name in lamella.__all__:
+        getattr(lamella, name)
+
+
 def serve(where: str, uid: int | None) -> None:
     """Be the child: enter the sandbox, answer calls until stdin ends. Never returns."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a call prints does not disturb the answers
-    for name in () if uid is None else lamella.__all__:
-        getattr(lamella, name)  # loads its module: later, an ordinary user may not be allowed to read it
+    if os.geteuid() == 0:
+        _load()  # later, an ordinary user may not be allowed to read it
     _enter(where, uid)
+    _load()  # a user namespace is entered by one thread alone, and libraries start their own
     number = 0
     while len(header := source.read(8)) == 8:
         function, args, kwargs, timeout = pickle.loads(source.read(struct.unpack("<Q", header)[0]))
@@ -220,7 +224,10 @@ def serve(where: str, uid: int | None) -> None:
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # the tmpfs may keep what is too deep: it is gone with the process
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):  # closed directories, or a path deeper than a recursion
+        subprocess.run(["rm", "-rf", folder], check=False, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def in_moat(folder: Path, lower: tuple[Edit, ...], action: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:

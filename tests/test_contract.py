@@ -74,9 +74,7 @@ def test_a_gap_is_seen(tested, lines, words):
 
 def test_numbers_are_read_from_names(tmp_path):
     (tmp_path / "sub").mkdir()
-    text = (
-        "def test_005_x(): ...\nclass TestX:\n    def test_007_y(self): ...\ndef test_5_z(): ...\n# def test_009_c()\n"
-    )
+    text = "def test_005_x(): ...\nclass TestX:\n    def test_007_y(self): ...\ndef test_5_z(): ...\n# def test_009_c()\n"
     (tmp_path / "sub" / "test_a.py").write_text(text)
     (tmp_path / "other.py").write_text("def test_011_x(): ...\n")
     assert sorted(numbered(tmp_path)) == [5, 7]

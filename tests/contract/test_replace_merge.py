@@ -139,6 +139,13 @@ def test_032_missing_parents_are_plain_directories(scratch):
         assert (now.mode, now.mtime_ns, now.xattrs) == (0o755, 0, ())
 
 
+@pytest.mark.requires("root")
+def test_032_an_implied_parent_inherits_nothing_of_its_folder(scratch):
+    root = tree(scratch / "r", Dir("team", mode=0o2775, uid=1, gid=50))
+    apply(root, file("team/implied/f"), directory("team/own", mode=0o755))
+    assert [(found(root, p).gid, found(root, p).mode) for p in ("team/implied", "team/own")] == [(0, 0o755)] * 2
+
+
 @pytest.mark.requires("user_xattr")
 @pytest.mark.parametrize("nearest", [0, 1])
 def test_032_missing_parents_are_those_of_the_lower_directories(scratch, nearest):

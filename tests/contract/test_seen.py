@@ -111,6 +111,12 @@ def test_105_a_link_of_the_layer_itself_is_followed_too(scratch):
     assert shape(root)["new"] == "-> real/."
 
 
+def test_105_a_folder_that_is_implied_through_a_link_is_implied_all_the_same(scratch):
+    root = tree(scratch / "r")
+    apply(root, symlink("top", "/.."), file("top/a/f"), file("a/b/g"), file("top/a/b/h"))
+    assert {p: found(root, p).mtime_ns for p in ("a", "a/b")} == {"a": 0, "a/b": 0}
+
+
 @pytest.mark.requires("user_xattr")
 @pytest.mark.parametrize("way", ["ln", "abs", "two"])
 def test_105_on_an_overlay_it_is_resolved_in_the_parents(scratch, way):

@@ -142,7 +142,9 @@ def test_010_a_whiteout_of_nothing_makes_nothing(scratch, dialect):
     options = {} if dialect == "plain" else {"dialect": "overlay:user", "parents": [tree(scratch / "lower", *BELOW)]}
     root = tree(scratch / "r", *(BELOW if dialect == "plain" else ()))
     before = shape(root)
-    apply(root, whiteout("nodir/x"), whiteout("nodir/deep/y"), opaque("nodir"), whiteout("e/below-a-file"), **options)
+    apply(
+        root, whiteout("nodir/x"), whiteout("nodir/deep/y"), opaque("nodir"), whiteout("e/below-a-file"), opaque("e"), **options
+    )
     assert shape(root) == before
 
 

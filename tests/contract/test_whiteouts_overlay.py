@@ -9,8 +9,8 @@ import pytest
 
 from lamella.errors import LamellaError
 from lamella.testing.listing import listing
-from lamella.testing.tars import char, directory, file, opaque, whiteout
-from lamella.testing.trees import Dir, File, Symlink
+from lamella.testing.tars import char, directory, fifo, file, opaque, whiteout
+from lamella.testing.trees import Chmod, Dir, File, Symlink
 from tests.contract.workbench import DIR, WHITEOUT, apply, shape, tree
 
 pytestmark = pytest.mark.requires("user_xattr")
@@ -86,11 +86,25 @@ def test_012_a_whiteout_and_a_directory_are_an_opaque_directory(upper, space, me
     assert listing(root)[b"d"].mode == 0o700
 
 
+def test_012_a_directory_that_the_layer_made_something_else_of_before_is_new(upper, space):
+    root = upper(fifo("d"), directory("d"), file("d/n", b"n"))
+    assert shape(root) == {"d": DIR, "d/n": b"n"}
+    assert is_opaque(root / "d", space)
+
+
 @pytest.mark.parametrize("members", list(itertools.permutations([whiteout("d"), file("d/sub/n", b"n")])))
 def test_013_a_child_of_a_whited_out_directory_makes_it_opaque(upper, space, members):
-    root = upper(*members)
+    root = upper(*members, lower=(*LOWER, Chmod("d", 0o700), Chmod("d/sub", 0o711)))
     assert shape(root) == {"d": DIR, "d/sub": DIR, "d/sub/n": b"n"}
     assert is_opaque(root / "d", space)
+    now = listing(root)
+    assert [(now[p].mode, now[p].mtime_ns) for p in (b"d", b"d/sub")] == [(0o755, 0)] * 2, "nothing of the lower's"
+
+
+@pytest.mark.parametrize("marker", [opaque(), whiteout("ln")], ids=["opaque", "whiteout"])
+def test_013_a_symlink_that_is_hidden_leads_nowhere(upper, marker):
+    root = upper(marker, file("ln/n", b"n"), lower=(*LOWER, Symlink("ln", "d")))
+    assert {p: v for p, v in shape(root).items() if v != WHITEOUT} == {"ln": DIR, "ln/n": b"n"}
 
 
 @pytest.mark.parametrize("members", list(itertools.permutations([opaque("d"), whiteout("d/x"), directory("d")])))

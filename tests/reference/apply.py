@@ -13,6 +13,7 @@ its turn.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -115,8 +116,8 @@ class Tree:
 
     # --- entries
 
-    def folder(self, parts: Parts) -> Inode:
-        """Return the directory ``parts``; what is missing or no directory is made (items 31, 32, 105)."""
+    def folder(self, parts: Parts) -> Stack:
+        """Return the way to the directory ``parts``; what is missing or no directory is made (items 31, 32, 105)."""
         stack = [self.root]
         for part in parts:
             deeper = self.enter(stack, part)
@@ -125,34 +126,33 @@ class Tree:
                 stack[-1].names[part] = Name(made, self.layer)
                 deeper = [*stack, made]
             stack = deeper
-        return stack[-1]
+        return stack
 
-    def put(self, parts: Parts, inode: Inode, *, keep_dirlinks: bool = False) -> None:
-        """Place an entry: a directory over a directory gives it its metadata, all else replaces (items 28-30, 37)."""
-        folder = self.folder(parts[:-1])
+    def put(self, parts: Parts, inode: Inode, *, keep_dirlinks: bool = False) -> Parts:
+        """Place an entry: a directory over a directory gives it its metadata, all else replaces (items 28-30, 37).
+
+        Returns the real path of the folder that it went to.
+        """
+        stack = self.folder(parts[:-1])
+        folder, place = stack[-1], self.names_of(stack)
         old = folder.names.get(parts[-1])
         if old is not None and inode.kind == "dir":
             there = old.inode if old.inode.kind == "dir" else None
             if keep_dirlinks and old.inode.kind == "symlink":
-                stack = self.enter(self.stack_of(folder), parts[-1])
-                there = stack[-1] if stack else None
+                target = self.enter(stack, parts[-1])
+                there = target[-1] if target else None
             if there is not None:
                 dress(there, inode)
                 old.layer = self.layer if there is old.inode else old.layer
-                return
+                return place
         fresh = Inode(**{**vars(inode), "names": {}}) if inode.kind == "dir" else inode
         folder.names[parts[-1]] = Name(fresh, self.layer)
+        return place
 
-    def stack_of(self, folder: Inode) -> Stack:
-        """Return the directories down to ``folder``."""
-
-        def search(stack: Stack) -> Stack | None:
-            if stack[-1] is folder:
-                return stack
-            below = (n.inode for n in stack[-1].names.values() if n.inode.kind == "dir")
-            return next((s for i in below if (s := search([*stack, i]))), None)
-
-        return search([self.root]) or []
+    def names_of(self, stack: Stack) -> Parts:
+        """Return the names that lead from the root along ``stack``."""
+        pairs = itertools.pairwise(stack)
+        return [next(part for part, name in upper.names.items() if name.inode is lower) for upper, lower in pairs]
 
     # --- markers
 
@@ -281,9 +281,7 @@ class Layer:
         rows = [(m, p) for m in members if not self.metadata(m, p := parts_of(m.path))]
         markers = [is_marker(parts) for _, parts in rows]
         late = [
-            p
-            for (_, p), marker in zip(rows, markers, strict=True)
-            if marker and not self.tree.mark(p, through_links=False)
+            p for (_, p), marker in zip(rows, markers, strict=True) if marker and not self.tree.mark(p, through_links=False)
         ]
         for (member, parts), marker in zip(rows, markers, strict=True):
             if marker:
@@ -313,8 +311,13 @@ class Layer:
             dress(self.tree.root, inode)
             dress(self.seen.root, inode)
             return
-        for tree in (self.tree, self.seen):
-            tree.put(parts, inode, keep_dirlinks=self.keep_dirlinks)
+        self.put(parts, inode)
+
+    def put(self, parts: Parts, inode: Inode) -> None:
+        """Place an inode in both trees; where it goes must not hang on a marker that comes later in the stream."""
+        places = [tree.put(parts, inode, keep_dirlinks=self.keep_dirlinks) for tree in (self.tree, self.seen)]
+        if places[0] != places[1]:
+            raise Unspecified("an entry through a lower symlink that a later marker hides")
 
     def link(self, member: Member, parts: Parts) -> None:
         """Give the inode at the target a further name; its own metadata stays (items 41-46)."""
@@ -328,8 +331,7 @@ class Layer:
         there = self.seen.lookup(parts)
         if there is not None and there.kind == "dir" and any(i is inode for _, i in self.seen.walk(b"", there)):
             raise Unspecified("a link over a directory that holds its target")
-        for tree in (self.tree, self.seen):
-            tree.put(parts, inode)
+        self.put(parts, inode)
         if target[0] != PLNK and self.seen.lookup(target) is not inode:
             raise Unspecified("a link whose parents take the place of its target")
 

@@ -73,9 +73,7 @@ def test_global_headers_and_raw_bytes_stand_where_they_are_put():
 
 def test_bytes_are_pinned():
     members = [tars.directory("d"), tars.file(VERY_LONG, b"x", mtime_ns=1), tars.whiteout("w")]
-    digests = {
-        style: hashlib.sha256(layer_tar(members, style=style)).hexdigest()[:16] for style in ("pax", "gnu", "v7")
-    }
+    digests = {style: hashlib.sha256(layer_tar(members, style=style)).hexdigest()[:16] for style in ("pax", "gnu", "v7")}
     assert digests == {"pax": "d0a68e1f5cbdd9de", "gnu": "f0b4e8281a79e80d", "v7": "3012aee7d928327d"}
 
 

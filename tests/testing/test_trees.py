@@ -32,7 +32,7 @@ from lamella.testing.trees import (
 
 BASE = (
     Dir("d", mode=0o2750),
-    File("d/f", b"content", mode=0o4755, mtime_ns=5),
+    File("d/f", b"content", mode=0o755, mtime_ns=5),
     Hardlink("d/g", "d/f"),
     Symlink("s", b"\xff"),
     Hardlink("t", "s"),
@@ -48,7 +48,7 @@ def test_a_listing_shows_all_of_it(scratch):
     assert found[b"d"][:2] == ("dir", 0o2750)
     assert found[b"d"].mtime_ns == MTIME_NS
     assert found[b"d/f"].links == found[b"d/g"].links == (b"d/f", b"d/g")
-    assert (found[b"d/f"].mode, found[b"d/f"].mtime_ns, found[b"d/f"].size) == (0o4755, 5, 7)
+    assert (found[b"d/f"].mode, found[b"d/f"].mtime_ns, found[b"d/f"].size) == (0o755, 5, 7)
     assert found[b"s"].target == b"\xff"
     assert found[b"s"].links == (b"s", b"t")
     assert [found[p].type for p in (b"p", b"d/sock")] == ["fifo", "socket"]
@@ -71,7 +71,7 @@ EDITS = {
     "removal": (Remove("d/f"), ["d/f", "links"]),
     "rename": (Rename("p", "q"), ["p", "q"]),
     "type": (Dir("s"), ["type", "mode", "size", "target", "links", "links"]),
-    "unlinked": (File("d/g", b"content", mode=0o4755, mtime_ns=5), ["links"] * 2),
+    "unlinked": (File("d/g", b"content", mode=0o755, mtime_ns=5), ["links"] * 2),
     "target": (Symlink("new", "a"), ["new"]),
     "root": (Chmod("", 0o700), ["mode"]),
 }

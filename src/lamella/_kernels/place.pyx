@@ -207,8 +207,9 @@ cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name
         if got == 0 or errno != EEXIST:
             break
         # a link onto another name of the same inode changes nothing, onto itself it must not unlink the only one
-        if (lam_lstat(dfd, text + slash + 1, &old) == 0 and lam_lstat(top.fd, name, &new) == 0
-                and old.st_ino == new.st_ino and old.st_dev == new.st_dev):
+        if lam_lstat(dfd, text + slash + 1, &old) < 0 or old.st_mode & S_IFMT == S_IFDIR:
+            break
+        if lam_lstat(top.fd, name, &new) == 0 and old.st_ino == new.st_ino and old.st_dev == new.st_dev:
             got = 0
             break
         got = _clear(c, top.fd, name, False)

@@ -138,28 +138,26 @@ class Decider:
             self._aliases[path] = followed
             return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
         try:
-            if path == real:
-                return child_dir(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
-            return self._passed(real), real
+            if path != real and self.placement.find(path) >= 0:
+                return os.open(name, OPEN_DIR, dir_fd=fd), real  # has an entry, under the name that leads here
+            return child_dir(self.placement, fd, name, real, self.parents, self.policy.parent_mode), real
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT):
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-            if error.errno == errno.ENOENT:
-                return make_dir(self.placement, fd, name, path, self.parents, self.policy.parent_mode), real
         where = self.placement.root.real_path(real) if self.policy.through_symlink == "follow" else None
         if where is not None:
             self._aliases[path] = where
-            return self._passed(where), where
+            return ensure_dir(self.placement, where, self.parents, self.policy.parent_mode), where
         if self.policy.nondir_ancestor == "error":
             raise ConflictError(path, "an entry below something that is not a directory")
         self._warn("a directory takes the place of what was no directory", path)
         self.placement.reset()
         os.unlink(name, dir_fd=fd)
-        return make_dir(self.placement, fd, name, path, None, self.policy.parent_mode), real
+        return make_dir(self.placement, fd, name, real, None, self.policy.parent_mode), real
 
     def _lower_symlink(self, fd: int, name: bytes, path: bytes) -> bytes | None:
         # 105: on a branch, the symlink to follow is in a parent
-        if self.parents is None or lstat(fd, name) is not None:
+        if self.parents is None or lstat(fd, name) is not None or self.dialect.hides(path):
             return None
         lower = self.parents.lookup(path)
         if lower is None or not stat.S_ISLNK(lower.status.st_mode):
@@ -210,12 +208,6 @@ class Decider:
             fd = None
         return fd
 
-    def _passed(self, real: bytes) -> int:
-        """Open a directory that entries reach by another name; its time is kept."""
-        fd = self.placement.root.open_dir(real)
-        self.dialect.mtimes.setdefault(real, os.fstat(fd).st_mtime_ns)
-        return fd
-
     # -- hard links -------------------------------------------------------------------------------------------------
 
     def _link(self, row: int) -> bool:
@@ -247,8 +239,9 @@ class Decider:
         lower = self.parents
         where = None if lower is None else lower.real_path(parent)
         found = None if lower is None or where is None else lower.lookup(where + b"/" + name if where else name)
-        if found is None or where is None:
-            raise ConflictError(path, f"hard link to {target!r}, which is missing")
+        if found is None or where is None or stat.S_ISDIR(found.status.st_mode):
+            what = "missing" if found is None else "a directory"
+            raise ConflictError(path, f"hard link to {target!r}, which is {what}")
         fd = ensure_dir(self.placement, where, lower, self.policy.parent_mode)
         try:
             copy_up(found, fd, name)

@@ -54,6 +54,8 @@ def make_dir(  # noqa: PLR0917 - a step of ensure_dir()
     for acl in ("system.posix_acl_default", "system.posix_acl_access"):  # inherited (109)
         with contextlib.suppress(OSError):  # there is none, or there are no such things here
             os.removexattr(child, acl)
+    if os.fstat(child).st_gid != os.getegid():
+        os.fchown(child, -1, os.getegid())  # inherited from a set-group-id directory
     os.fchmod(child, mode | 0o700 if os.geteuid() else mode)
     if lower is not None and stat.S_ISDIR(lower.status.st_mode):
         placement.imply(path, lower.status.st_mtime_ns, lower.status, lower.xattrs())
@@ -63,27 +65,37 @@ def make_dir(  # noqa: PLR0917 - a step of ensure_dir()
 
 
 def copy_up(found: Found, fd: int, name: bytes) -> None:
-    """Copy a parent's inode with all its metadata to ``name`` of ``fd``."""
+    """Copy a parent's inode, no directory, with all its metadata to ``name`` of ``fd``.
+
+    For the placing thread only: xattrs of what cannot be opened are reached through the working directory, its own.
+    """
     status = found.status
     if stat.S_ISLNK(status.st_mode):
         os.symlink(found.readlink(), name, dir_fd=fd)
     elif stat.S_ISREG(status.st_mode):
-        source = found.open(os.O_RDONLY)
-        try:
-            copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
-            try:
-                while os.sendfile(copy, source, None, 1 << 24):
-                    pass
-                os.fchown(copy, status.st_uid, status.st_gid)
-                os.fchmod(copy, stat.S_IMODE(status.st_mode))
-                for key, value in found.xattrs().items():
-                    os.setxattr(copy, key, value)
-            finally:
-                os.close(copy)
-        finally:
-            os.close(source)
+        _copy_file(found, fd, name)
     else:
         os.mknod(name, status.st_mode, status.st_rdev, dir_fd=fd)
-    if not stat.S_ISREG(status.st_mode):
+    own = (os.geteuid(), os.getegid())
+    if (status.st_uid, status.st_gid) != own:
         os.chown(name, status.st_uid, status.st_gid, dir_fd=fd, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=fd)
+    xattrs = found.xattrs()
+    os.fchdir(fd)
+    for key, value in xattrs.items():
+        os.setxattr(name, key, value, follow_symlinks=False)
     os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+
+def _copy_file(found: Found, fd: int, name: bytes) -> None:
+    source = found.open(os.O_RDONLY)
+    try:
+        copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        try:
+            while os.sendfile(copy, source, None, 1 << 24):
+                pass
+        finally:
+            os.close(copy)
+    finally:
+        os.close(source)

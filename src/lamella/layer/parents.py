@@ -24,16 +24,15 @@ class Found:
         self.root, self.path, self.status = root, path, status
 
     def xattrs(self) -> dict[bytes, bytes]:
-        """Return its xattrs but overlay's own; files and directories only."""
-        fd = self.open(os.O_RDONLY)
-        try:
+        """Return its xattrs but overlay's own. For a thread with a working directory of its own, which moves."""
+        parent, name = split(self.path)
+        with self.root.dir(parent) as fd:
+            os.fchdir(fd)
             return {
-                os.fsencode(name): os.getxattr(fd, name)
-                for name in os.listxattr(fd)
-                if not name.startswith(("trusted.overlay.", "user.overlay."))
+                os.fsencode(key): os.getxattr(name or b".", key, follow_symlinks=False)
+                for key in os.listxattr(name or b".", follow_symlinks=False)
+                if not key.startswith(("trusted.overlay.", "user.overlay."))
             }
-        finally:
-            os.close(fd)
 
     def open(self, flags: int) -> int:
         """Open it (a file or directory)."""

@@ -123,6 +123,27 @@ class Placement:
         self.enter(row)
         return row
 
+    def renew(self, row: int) -> None:
+        """Make an implied directory a new one: what it was below is hidden (13)."""
+        own = {"uid": os.geteuid(), "gid": os.getegid(), "mode": 0o755, "mtime": 0, "mtime_nsec": 0, "ext_len": 0}
+        for name, value in {"flags": F_EXISTED | F_HOST, **own}.items():
+            self.column(name)[row] = value
+
+    def renew_implied(self, path: bytes) -> None:
+        """Renew the implied directory ``path`` and those below it; with a slash at its end, or empty, only the latter."""
+        below = path if path.endswith(b"/") or not path else path + b"/"
+        for row in self._implied:
+            at = self.path(row)
+            if at and (at == path or at.startswith(below)) and self.find(at) == row:
+                self.renew(row)
+
+    def remade(self) -> list[bytes]:
+        """Return the directories whose path this layer first made something else of."""
+        if not place.counters(self._state)[2]:
+            return []
+        others = {self.path(row) for row in np.flatnonzero(self.column("type")[: self.builder.n_rows] != _DIR).tolist()}
+        return [p for p in sorted(others) if (row := self.find(p)) >= 0 and self.column("type")[row] == _DIR]
+
     def _room(self, more: int) -> None:
         rows = self.builder.n_rows + more
         if rows * 4 // 3 + 2 > len(self._slots):

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamella.columns import F_EXISTED, F_HOST, F_IMPLIED
+from lamella.columns import F_IMPLIED
 from lamella.errors import WhiteoutError
 from lamella.layer.implied import ensure_dir
 from lamella.layer.placement import Placement
@@ -81,6 +81,10 @@ class Dialect:
             if real is not None:
                 self._hide(root.open_dir(real), real, name)
 
+    def hides(self, path: bytes) -> bool:  # noqa: ARG002 - a dialect's to say
+        """Tell whether a marker so far hides what lower directories have at ``path``; a plain root shows it itself."""
+        return False
+
     def _hide(self, fd: int, parent: bytes, name: bytes | None) -> None:
         placement = self.placement
         placement.reset()
@@ -106,10 +110,7 @@ class Dialect:
     def _keep(self, path: bytes) -> bool:
         row = self.placement.find(path)
         if row >= 0 and self.placement.column("flags")[row] & F_IMPLIED:
-            # what was lower is hidden: a directory that is implied here is a new one (13)
-            own = (("uid", os.geteuid()), ("gid", os.getegid()), ("mode", 0o755), ("mtime", 0), ("mtime_nsec", 0))
-            for column, value in (("flags", F_EXISTED | F_HOST), *own):
-                self.placement.column(column)[row] = value
+            self.placement.renew(row)
         return row >= 0
 
 
@@ -122,6 +123,10 @@ class _Deferring(Dialect, ABC):
     def whiteout(self, parent: bytes, name: bytes | None) -> None:
         self.deferred.append((parent, name))
 
+    def hides(self, path: bytes) -> bool:
+        places = [split(p) for p in _ancestors(path)]
+        return any((parent, name) in self.deferred or (parent, None) in self.deferred for parent, name in places)
+
     def finish(self) -> None:
         opaque = {self._real(parent) for parent, name in self.deferred if name is None}
         hidden: set[bytes] = set()
@@ -131,20 +136,25 @@ class _Deferring(Dialect, ABC):
             if self._made_nondir(where) or above & hidden or (above & opaque if name is not None else False):
                 continue  # 103; 11; 14: redundant inside an opaque directory
             if name is None:
-                if self.placement.made(where) or self.parents is None or self.parents.lookup(where) is not None:
+                if self.placement.made(where) or self.parents is None or self._is_lower_dir(where):
                     self.opaques += 1
+                    self.placement.renew_implied(where + b"/" if where else b"")
                     self._mark_opaque(where)
                 continue
             path = where + b"/" + name if where else name
             row = self.placement.find(path)
             if row >= 0:
                 if self.placement.column("type")[row] == ord("5"):
+                    self.placement.renew_implied(path)
                     self._mark_opaque(path)  # 12: made anew, shows no lower content
                 self.whiteouts += 1
             elif self.parents is None or self.parents.lookup(path) is not None:
                 self.whiteouts += 1
                 hidden.add(path)
                 self._write(where, name)
+        for path in self.placement.remade():
+            if self.parents is None or self.parents.lookup(path) is not None:
+                self._mark_opaque(path)  # 12: what was lower went when the layer made something else of it
 
     def _real(self, parent: bytes) -> bytes:
         if self.parents is None or self._made_nondir(parent):
@@ -154,6 +164,10 @@ class _Deferring(Dialect, ABC):
     def _made_nondir(self, path: bytes) -> bool:
         rows = [self.placement.find(p) for p in _ancestors(path)]
         return any(row >= 0 and self.placement.column("type")[row] != ord("5") for row in rows)
+
+    def _is_lower_dir(self, path: bytes) -> bool:
+        found = None if self.parents is None else self.parents.lookup(path)
+        return found is not None and stat.S_ISDIR(found.status.st_mode)
 
     def _dir(self, path: bytes) -> int:
         return ensure_dir(self.placement, path, self.parents)
