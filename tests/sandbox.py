@@ -10,6 +10,7 @@ The parent sends a function of an importable module and its arguments (pickled),
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -101,7 +102,6 @@ class Sandbox:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-        self.stderr.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         code = f"from tests import sandbox; sandbox.serve({os.fspath(self.where)!r}, {self.uid!r})"
@@ -119,6 +119,7 @@ class Sandbox:
         RuntimeError with the child's traceback for an error, Died when the child does not answer.
         """
         if self.child is None or self.child.poll() is not None:
+            self._end_child()  # one that is found dead still has its pipes
             self.child = self._start()
         child = self.child
         request = pickle.dumps((function, args, kwargs, timeout))
@@ -131,7 +132,7 @@ class Sandbox:
             answer = b""
         if not answer:
             status = child.wait()
-            self.close()
+            self._end_child()
             self.stderr.seek(0)
             raise Died(status, self.stderr.read()[-4000:].decode(errors="replace"))
         ok, value = pickle.loads(answer)
@@ -139,14 +140,19 @@ class Sandbox:
             raise RuntimeError(value)
         return value
 
+    def _end_child(self) -> None:
+        child, self.child = self.child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            with contextlib.suppress(BrokenPipeError):  # what it was not told any more
+                child.stdin.close()
+            child.stdout.close()
+
     def close(self) -> None:
-        """End the child; its tmpfs goes with its namespace."""
-        if self.child is not None:
-            self.child.stdin.close()
-            self.child.stdout.close()
-            self.child.kill()
-            self.child.wait()
-            self.child = None
+        """End the child, whose tmpfs goes with its namespace, and forget what it wrote. No call may follow."""
+        self._end_child()
+        self.stderr.close()
 
 
 def _checked(result: int, what: str) -> None:

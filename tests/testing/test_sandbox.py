@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamella.testing.trees import File, Symlink
-from tests.sandbox import NOBODY, SECRET, Died, in_moat
+from tests.sandbox import NOBODY, SECRET, Died, Sandbox, in_moat
 
 
 def write(folder: Path, path: str) -> str:
@@ -105,3 +105,25 @@ def test_the_moat_sees_it(box, how, differences):
     assert outcome.result == (None if how == "fail" else how)
     assert outcome.tree[b"own"].size == 1
     assert SECRET not in outcome.trace.encode()
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_no_descriptor_outlives_a_child(scratch):
+    """Children that end, die at work or are found dead leave none of their pipes behind."""
+    (scratch / "box").mkdir()
+    before = open_files()
+    box = Sandbox(scratch / "box")
+    dead = []
+    for _ in range(3):
+        assert box.call(look) == ["f"]
+        dead.append(box.child)  # held, so that the collector does not close what was forgotten
+        box.child.kill()
+        box.child.wait()
+    with pytest.raises(Died):
+        box.call(die, "kill")
+    box.close()
+    assert open_files() == before
+    assert all(child.stdin.closed and child.stdout.closed for child in dead)
