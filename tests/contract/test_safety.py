@@ -62,7 +62,7 @@ def test_096_nor_a_directory_entry(box, way, keep_dirlinks):
 
 
 @pytest.mark.parametrize(
-    "path", ["../passwd", "d/../../passwd", "..", "d/..", "./../secret", "/..", "a/b/../c", "../root/x", b"d/../\xff"]
+    "path", ["../passwd", "d/../../passwd", "..", "d/..", "./../secret", "/..", "a/b/../c", "../root", b"d/../\xff"]
 )
 @pytest.mark.parametrize("kind", ["file", "dir", "whiteout", "link"])
 def test_096_dots_in_a_path_are_refused(box, path, kind):

@@ -101,7 +101,7 @@ def test_no_corrupt_bit_goes_unnoticed(codec):
     assert all(0 <= offset <= len(blob) for offset in noticed)
 
 
-# gzip: layer-semantics.md 86
+# gzip: tests/contract 86
 
 
 def test_item_86_concatenated_members_are_one_stream():
@@ -171,7 +171,7 @@ def test_a_gzip_name_does_not_end_and_is_not_kept():
     assert caught.value.offset == 0
 
 
-# zstd: layer-semantics.md 87
+# zstd: tests/contract 87
 
 
 @pytest.mark.parametrize("step", [1, 5, 1 << 20])

@@ -45,7 +45,7 @@ CASES = {
         layer_tar([file("a"), bytes(512), F]), ["0 a"], ["0 a"], ["0 a"], ["0 a"],
     ),
     "end marker cut": Case(
-        "Bytes that are no whole block: a blob cut short must not pass for a layer (layer-semantics 89).",
+        "Bytes that are no whole block: a blob cut short must not pass for a layer (tests/contract 89).",
         layer_tar([file("a"), F], end=bytes(100)), REFUSED, AF, REFUSED, AF,
     ),
     "header cut": Case("As above.", layer_tar([file("a"), F], end=b"")[:-100], REFUSED, ["0 a"], REFUSED, ["0 a"]),

@@ -2,7 +2,7 @@
 
 A body is a run of ``length keyword=value\\n`` (pax(1), "pax Extended Header"). It stands in the caller's scratch buffer.
 Later records win over earlier ones, local over global; an empty value takes the keyword back (but an empty
-LIBARCHIVE.xattr is an empty attribute: layer-semantics 110). Functions return 0 or a Fault; FAULT_SCRATCH asks for room.
+LIBARCHIVE.xattr is an empty attribute: tests/contract 110). Functions return 0 or a Fault; FAULT_SCRATCH asks for room.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memmove

@@ -27,7 +27,7 @@ cdef enum:
     F_ATIME = 1           # the entry has an access time
     F_SPARSE = 2          # the payload is the data regions of EXT_SPARSE only
     F_DOTDOT = 4          # the path, or a hard link's target, has a ".." component
-    F_GHOST = 8           # a directory lists the name and denies it (layer-semantics 107)
+    F_GHOST = 8           # a directory lists the name and denies it (tests/contract 107)
     F_IMPLIED = 16        # no entry of its own: some entry's missing parent
     F_EXISTED = 32        # while rows are placed: a directory that was there before
     F_HOST = 64           # while rows are placed: ids are the host's already

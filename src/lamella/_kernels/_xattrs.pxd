@@ -1,7 +1,7 @@
 """Read the extended attributes of one inode into a run of extras, in memory that the caller owns.
 
 Names are sorted, so that equal sets give equal runs. ``security.selinux`` is left out unless asked for,
-``system.nfs4_acl`` always (layer-semantics 65).
+``system.nfs4_acl`` always (tests/contract 65).
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy

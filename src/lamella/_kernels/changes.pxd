@@ -3,7 +3,7 @@
 merge_rows() goes through both tables at a time and writes one output row for each path that differs: ``kind`` (Kind),
 ``lower`` (row, -1 for none), ``upper`` (row; for a DELETE -1 - j, where j is the first upper row behind it), ``why``
 (bits of lamella.model.Why, and UNDECIDED). It also fills ``match``: for each upper row the lower row of the same path and
-type, else -1. Output is in path order. Rules, by item of layer-semantics:
+type, else -1. Output is in path order. Rules, by item of tests/contract:
 
 - of a directory that is gone, or has become something else, the rows below are not mentioned; the root is never deleted;
 - mode (not a symlink's), owner, link text, device numbers and extended attributes always count (51, 63); access time,

@@ -1,8 +1,8 @@
-"""Open below a descriptor and never outside it: the two roads by which Python floors reach into a root."""
+"""Open below a descriptor and never outside it, and what a placing thread needs of the process."""
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
-from lamella._kernels._sys cimport (CLONE_FS, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, errno, lam_open_beneath,
-                                    lam_open_by_parts, lam_openat2, syncfs, umask, unshare)
+from lamella._kernels._sys cimport (CLONE_FS, errno, lam_open_beneath,
+                                    lam_open_by_parts, syncfs, umask, unshare)
 
 
 def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=False):
@@ -11,18 +11,6 @@ def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=Fals
     cdef int got, e
     with nogil:
         got = lam_open_by_parts(fd, text, flags) if by_parts else lam_open_beneath(fd, text, flags)
-        e = errno
-    if got < 0:
-        raise OSError(e, strerror(e).decode(), path)
-    return got
-
-
-def open_in_root(int fd, bytes path not None, uint64_t flags):
-    """Open ``path`` as if ``fd`` were the root directory: symlinks and ``..`` stay inside. ENOSYS before Linux 5.6."""
-    cdef const char* text = path
-    cdef int got, e
-    with nogil:
-        got = lam_openat2(fd, text, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         e = errno
     if got < 0:
         raise OSError(e, strerror(e).decode(), path)

@@ -4,7 +4,7 @@ Confinement is that of _below.pxd, and only what fstat calls a regular file is r
 fstat, read, close), and two a directory.
 
 A name that is gone, or is something else by now, is no error: pack() skips the row and says so, same() marks the pair
-(layer-semantics 101). So is a file that changed its size: the tar has what its header says, cut or filled with zeros.
+(tests/contract 101). So is a file that changed its size: the tar has what its header says, cut or filled with zeros.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from lamella._kernels._below cimport Below

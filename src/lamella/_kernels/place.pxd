@@ -49,7 +49,6 @@ cdef enum Special:
     SP_DEVICE = 8            # a device that may not be made, or 0:0
     SP_OWNER = 9             # an id that the map does not hold
     SP_DUPLICATE = 10        # OPT_ASK_DUPLICATES
-    SP_TYPE = 11             # a type this kernel does not make
 
 cdef enum Warning:
     WARN_XATTR_UNSUPPORTED = 1   # the file system has no such xattrs (ENOTSUP)

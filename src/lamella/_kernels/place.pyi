@@ -28,7 +28,6 @@ LINK: int
 DEVICE: int
 OWNER: int
 DUPLICATE: int
-TYPE: int
 
 def open_state(state: Buffer, root_fd: int, options: int) -> None: ...
 def counters(state: Buffer) -> tuple[int, int, int, int, int]: ...

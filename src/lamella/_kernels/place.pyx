@@ -4,7 +4,7 @@ from libc.string cimport memcmp, memcpy, strerror
 from lamella._kernels._index cimport index_find, index_put
 from lamella._kernels._meta cimport clear_xattrs, map_id, set_owner, set_times, set_xattrs
 from lamella._kernels._payload cimport continue_file
-from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
+from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_HOST, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
 from lamella._kernels._status cimport BAD_FORMAT, OK, OS_ERROR, SPECIAL
 from lamella._kernels._sys cimport *
 
@@ -14,7 +14,7 @@ ESCAPE_OVERLAY, NO_TRUSTED, HOLES, SYNC = OPT_ESCAPE_OVERLAY, OPT_NO_TRUSTED, OP
 KEEP_DIRLINKS, ASK_DUPLICATES = OPT_KEEP_DIRLINKS, OPT_ASK_DUPLICATES
 ASK_LINKS, WRITABLE_DIRS, CLAMP_TIMES, ZERO_DEVICE = OPT_ASK_LINKS, OPT_WRITABLE_DIRS, OPT_CLAMP_TIMES, OPT_ZERO_DEVICE
 WHITEOUT, DOTDOT, ROOT, PARENT, REPLACE_DIR = SP_WHITEOUT, SP_DOTDOT, SP_ROOT, SP_PARENT, SP_REPLACE_DIR
-DIRLINK, LINK, DEVICE, OWNER, DUPLICATE, TYPE = SP_DIRLINK, SP_LINK, SP_DEVICE, SP_OWNER, SP_DUPLICATE, SP_TYPE
+DIRLINK, LINK, DEVICE, OWNER, DUPLICATE = SP_DIRLINK, SP_LINK, SP_DEVICE, SP_OWNER, SP_DUPLICATE
 
 
 # -- the stack of directories ------------------------------------------------------------------------------------
@@ -249,6 +249,7 @@ cdef int _make_file(Place* c, Py_ssize_t row, const Level* top, const char* name
 
 cdef int _question(Place* c, Py_ssize_t row, const uint8_t* p, Py_ssize_t n, Py_ssize_t slash) noexcept nogil:
     """Return why the row cannot be made without a decision, by looking at the row alone; SP_NONE for most."""
+    cdef int64_t was
     if c.rows.flags[row] & F_DOTDOT or (n - slash == 3 and p[slash + 1] == 46 and p[slash + 2] == 46):
         return SP_DOTDOT
     if n == 0:
@@ -257,9 +258,9 @@ cdef int _question(Place* c, Py_ssize_t row, const uint8_t* p, Py_ssize_t n, Py_
         return SP_WHITEOUT
     if c.st.options & OPT_CHOWN and (map_id(&c.uids, c.rows.uid[row]) < 0 or map_id(&c.gids, c.rows.gid[row]) < 0):
         return SP_OWNER
-    if c.st.options & OPT_ASK_DUPLICATES and index_find(c.slots, c.mask, c.seed, c.rows, p, n) >= 0:
-        return SP_DUPLICATE
-    return SP_NONE
+    was = index_find(c.slots, c.mask, c.seed, c.rows, p, n) if c.st.options & OPT_ASK_DUPLICATES else -1
+    # an implied or inherited directory has no entry of its own
+    return SP_DUPLICATE if was >= 0 and not c.rows.flags[was] & (F_IMPLIED | F_HOST) else SP_NONE
 
 
 cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:

@@ -143,7 +143,7 @@ cdef int _header(Scan* o) noexcept nogil:
 
 
 cdef uint8_t _kind(const u.Member* m) noexcept nogil:
-    # v7 knows directories by their slash; all readers extend that to its type flag, NUL (layer-semantics 36)
+    # v7 knows directories by their slash; all readers extend that to its type flag, NUL (tests/contract 36)
     cdef const Slice* full = &m.name if m.name.n else &m.prefix
     if m.flag != 0 and m.flag != 48 and m.flag != 55 and m.flag != 83:
         return m.flag

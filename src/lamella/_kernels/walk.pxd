@@ -44,8 +44,8 @@ cdef enum WalkBit:
     WB_HERE = 2              # the thread's working directory is the innermost frame's
 
 cdef enum WalkSpecial:
-    GHOST = 1                # the directory lists the name and denies it (layer-semantics 107), or it is just gone
-    SOCKET = 2               # layer-semantics 116
+    GHOST = 1                # the directory lists the name and denies it (tests/contract 107), or it is just gone
+    SOCKET = 2               # tests/contract 116
 
 cdef enum WalkOption:
     XATTR_AT = 1             # read extended attributes by listxattrat and getxattrat

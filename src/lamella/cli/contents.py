@@ -100,7 +100,7 @@ class Stack:
         self._level = 0
 
     def push(self, table: EntryTable) -> Contents:
-        """Put a layer on top; return what it does. Its whiteouts hide lower names only (layer-semantics.md, 2)."""
+        """Put a layer on top; return what it does. Its whiteouts hide lower names only (tests/contract 2)."""
         self._level += 1
         contents = Contents()
         entries = [(entry, *_read_name(entry.path)) for entry in table]

@@ -41,7 +41,7 @@ class Layer:
     def reader(self, *, progress: Callable[[Progress], None] | None = None) -> LayerReader:
         """Open the layer's entries, see :func:`lamella.read_layer`; digest and diff_id are checked at the end.
 
-        CodecError where the media type and the blob's magic disagree (layer-semantics.md, 88), UnsupportedMediaType for
+        CodecError where the media type and the blob's magic disagree (tests/contract 88), UnsupportedMediaType for
         a type that is no layer's; else errors as :meth:`open`.
         """
         self.layout.open_file(self.descriptor).close()  # BlobNotFound here; the reader owns what it opens itself
@@ -108,7 +108,7 @@ class Image:
     def history(self) -> tuple[HistoryEntry, ...]:
         """The steps of the history, each with the layer it made.
 
-        Empty layers are stepped over, so the two are never matched by number (layer-semantics.md, 92). Steps beyond the
+        Empty layers are stepped over, so the two are never matched by number (tests/contract 92). Steps beyond the
         last layer have None; :meth:`verify` reports that.
         """
         layers = iter(self.layers)

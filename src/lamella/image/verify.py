@@ -139,7 +139,7 @@ def verify_layer(
 
 def _media_type(blob: Descriptor, codec: str, subject: str) -> Iterator[Problem]:
     try:
-        if blob.size:  # an empty blob is an empty layer whatever its type (layer-semantics.md, 40)
+        if blob.size:  # an empty blob is an empty layer whatever its type (tests/contract 40)
             check_media_type(blob.media_type, codec)
     except (CodecError, UnsupportedMediaType) as error:
         yield Problem("media_type", subject, str(error))

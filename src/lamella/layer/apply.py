@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lamella._kernels import confine, place
-from lamella.errors import LamellaError
 from lamella.layer.decide import Decider
 from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
@@ -79,11 +78,11 @@ def apply(
 ) -> ApplyResult:
     """Apply the layer ``source`` (path, binary file object or buffer) to the directory ``root``.
 
-    An absent or empty root appears whole or not at all. Into a living tree every LamellaError carries ``.partial``,
+    An absent or empty root appears whole or not at all. Into a living tree every exception carries ``.partial``,
     and with a seekable source ``expected_*`` are checked before the first change. Errors: FormatError and its kin for
     wrong bytes, UnsafePathError, LimitExceededError, ConflictError, OSError of the file system. Rules: OCI image-spec
-    layer.md, and the numbered contract of docs/formats.md. ``workers`` (None: as many as the road has stages) of 1
-    or more bounds nothing yet known to be worth bounding: decoding and hashing have a thread each.
+    layer.md; numbers in comments are those of the tests in tests/contract. ``workers`` is 1 or more, or None; it changes
+    nothing: decoding, hashing and placing have a thread each.
     """
     _check(dialect, xattrs, sync, workers)
     options = _Options(dialect, parents, policy_of(policy), limits, idmap, xattrs, rootless, keep_dirlinks, holes, sync)
@@ -144,8 +143,8 @@ class _Job:
             thread.join()
             raise
         if self._error is not None:
-            if isinstance(self._error, LamellaError) and not self._here.fresh:
-                self._error.partial = self._result()
+            if not self._here.fresh:
+                self._error.partial = self._result()  # type: ignore[attr-defined]
             raise self._error
         return self._result()
 

@@ -8,7 +8,8 @@ import os
 import stat
 
 from lamella._kernels import place
-from lamella.errors import ConflictError, TarFormatError, UnsafePathError
+from lamella.columns import F_EXISTED, F_IMPLIED
+from lamella.errors import ConflictError, UnsafePathError
 from lamella.layer.implied import OPEN_DIR, child_dir, copy_up, ensure_dir, make_dir
 from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
@@ -36,7 +37,7 @@ class Decider:
             place.WHITEOUT: self._whiteout, place.DOTDOT: self._dotdot, place.ROOT: self._root,
             place.PARENT: self._parent, place.REPLACE_DIR: self._replace_dir, place.DIRLINK: self._dirlink,
             place.LINK: self._link, place.DEVICE: self._device, place.OWNER: self._owner,
-            place.DUPLICATE: self._duplicate, place.TYPE: self._type,
+            place.DUPLICATE: self._duplicate,
         }  # fmt: skip
 
     def __call__(self, special: int, row: int) -> bool:
@@ -61,12 +62,7 @@ class Decider:
         raise ConflictError(self.placement.path(row), f"owner {uid}:{gid} is not in the id map {shown}")
 
     def _duplicate(self, row: int) -> bool:
-        if self.placement.column("flags")[self.placement.find(self.placement.path(row))] & 16:
-            self.placement.options &= ~place.ASK_DUPLICATES
         raise ConflictError(self.placement.path(row), "the layer has this path twice")
-
-    def _type(self, row: int) -> bool:
-        raise TarFormatError("no such type of entry", entry=self.placement.path(row))
 
     def _device(self, row: int) -> bool:
         path = self.placement.path(row)
@@ -109,7 +105,7 @@ class Decider:
         if self.placement.column("type")[row] != _DIR:
             raise UnsafePathError(b"", "the root's own entry is not a directory")
         if self.policy.root_entry == "apply":
-            self.placement.column("flags")[row] |= 32
+            self.placement.column("flags")[row] |= F_EXISTED
             self.placement.enter(row)
         return True
 
@@ -190,7 +186,7 @@ class Decider:
                 os.unlink(name, dir_fd=fd)
             return False
         self._aliases[path] = real
-        self.placement.column("flags")[row] |= 32
+        self.placement.column("flags")[row] |= F_EXISTED
         self.placement.enter(row)
         return True
 
@@ -274,7 +270,7 @@ class Decider:
                 continue
         for real, mtime_ns in self.dialect.mtimes.items() if self.policy.parent_mtime == "restore" else ():
             row = self.placement.find(real)
-            if row >= 0 and self.placement.column("flags")[row] & 16:
+            if row >= 0 and self.placement.column("flags")[row] & F_IMPLIED:
                 self.placement.column("mtime")[row] = mtime_ns // 1_000_000_000
                 self.placement.column("mtime_nsec")[row] = mtime_ns % 1_000_000_000
             elif row < 0:

@@ -39,7 +39,7 @@ def changes(
     """Compare two trees: directories, tables of trees or of a first layer, or None for nothing at all.
 
     ``content``: "auto" reads two files where metadata cannot decide (equal size and second, a time without
-    nanoseconds: layer-semantics 55, 56), "always" wherever sizes are equal, "never". ``dir_mtime``: a directory's time
+    nanoseconds: tests/contract 55, 56), "always" wherever sizes are equal, "never". ``dir_mtime``: a directory's time
     counts by itself (58). OSError with the path; ValueError for a table without content that would have to be read.
     """
     if content not in ("auto", "always", "never"):
@@ -66,7 +66,7 @@ def diff(
 
     The diff_id depends on the two trees and the options alone. For ``content xattrs dir_mtime`` see :func:`changes`,
     for the others :func:`lamella.write_layer`; ``whiteouts`` "opaque" writes one opaque marker where a directory has
-    kept nothing (layer-semantics 19, 20). WhiteoutError for a name that a layer cannot hold (8).
+    kept nothing (tests/contract 19, 20). WhiteoutError for a name that a layer cannot hold (8).
     """
     found = changes(lower, upper, content=content, xattrs=xattrs, dir_mtime=dir_mtime)
     return found.write(

@@ -31,7 +31,7 @@ def joined(upper: EntryTable, rows: NDArray[np.int64], gone: list[Whiteout]) -> 
     """Return ``rows`` (ascending) of ``upper``, each whiteout behind the row of its directory, in an arena of its own.
 
     Where a directory has no row here, its whiteouts stand where it would. WhiteoutError for a name that would be read
-    back as a whiteout (layer-semantics 8).
+    back as a whiteout (tests/contract 8).
     """
     columns = list(upper[rows].columns)  # copies, but for the arena
     names = b"".join(path for _, path in gone)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 
 from lamella.errors import UnsafePathError
 from lamella.layer.parents import Found, Parents
 from lamella.layer.placement import Placement
+from lamella.tree.root import clear_acls
 
 __all__ = ["OPEN_DIR", "child_dir", "copy_up", "ensure_dir", "make_dir"]
 
@@ -51,9 +51,7 @@ def make_dir(  # noqa: PLR0917 - a step of ensure_dir()
     lower = None if parents is None else parents.lookup(path)
     os.mkdir(name, mode | 0o700, dir_fd=fd)
     child = os.open(name, OPEN_DIR, dir_fd=fd)
-    for acl in ("system.posix_acl_default", "system.posix_acl_access"):  # inherited (109)
-        with contextlib.suppress(OSError):  # there is none, or there are no such things here
-            os.removexattr(child, acl)
+    clear_acls(child)
     if os.fstat(child).st_gid != os.getegid():
         os.fchown(child, -1, os.getegid())  # inherited from a set-group-id directory
     os.fchmod(child, mode | 0o700 if os.geteuid() else mode)

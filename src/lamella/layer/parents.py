@@ -76,6 +76,11 @@ class Parents:
                 return found
         return None
 
+    def top_names(self) -> list[bytes]:
+        """Return the names that the root of the merged view shows."""
+        names = {os.fsencode(name) for root in self.roots for name in os.listdir(root.fd)}
+        return sorted(name for name in names if self.lookup(name) is not None)
+
     def real_path(self, path: bytes) -> bytes | None:
         """Return where directory ``path`` is once symlinks are followed inside the merged view; None for nowhere."""
         done: list[bytes] = []

@@ -51,7 +51,6 @@ class Placement:
         self.root = root
         self.builder = TableBuilder("tar")
         self.scanner = Scanner(limits, self.builder)
-        self.options = options
         self.special: Callable[[int, int], bool] = _undecided
         self.n_implied = 0
         self.idmap = idmap
@@ -129,12 +128,14 @@ class Placement:
         for name, value in {"flags": F_EXISTED | F_HOST, **own}.items():
             self.column(name)[row] = value
 
-    def renew_implied(self, path: bytes) -> None:
-        """Renew the implied directory ``path`` and those below it; with a slash at its end, or empty, only the latter."""
-        below = path if path.endswith(b"/") or not path else path + b"/"
+    def renew_implied(self, tops: set[bytes], below: set[bytes]) -> None:
+        """Renew the implied directories that are one of ``tops`` or lie under one, or lie under one of ``below``."""
         for row in self._implied:
-            at = self.path(row)
-            if at and (at == path or at.startswith(below)) and self.find(at) == row:
+            path = self.path(row)
+            above = [path[:i] for i, c in enumerate(path) if c == ord("/")]
+            if not path or self.find(path) != row:
+                continue
+            if path in tops or b"" in below or not tops.isdisjoint(above) or not below.isdisjoint(above):
                 self.renew(row)
 
     def remade(self) -> list[bytes]:
@@ -225,10 +226,6 @@ class Placement:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
                     raise
-
-    def existed(self, row: int) -> bool:
-        """Tell whether directory ``row`` was there before this layer."""
-        return bool(self.column("flags")[row] & F_EXISTED)
 
     @property
     def n_entries(self) -> int:

@@ -10,7 +10,7 @@ __all__ = ["POLICIES", "Policy", "policy_of"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Choices at the points where engines differ; numbers are items of docs/formats.md's layer contract.
+    """Choices at the points where engines differ; numbers are those of the tests in tests/contract.
 
     The defaults are ``"spec"``: what the OCI text says, and where it is silent the outcome that loses nothing.
     """

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lamella.tree.root import Root
+from lamella.tree.root import Root, clear_acls
+from lamella.tree.scan import directory
 
 __all__ = ["Ground", "ground"]
 
@@ -23,15 +24,6 @@ class Ground:
     root: Root
     fresh: bool
     mtime_ns: int
-
-
-def _clear_acls(path: str) -> None:
-    for name in ("system.posix_acl_default", "system.posix_acl_access"):
-        try:
-            os.removexattr(path, name)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-                raise
 
 
 @contextlib.contextmanager
@@ -50,23 +42,14 @@ def ground(path: str | os.PathLike[str]) -> Iterator[Ground]:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
     empty = status is None or not os.listdir(target)
     if not empty:
-        with _opened(target) as fd:
+        with directory(target) as fd:
             yield Ground(Root(fd), False, os.fstat(fd).st_mtime_ns)
     elif status is not None and (os.path.ismount(target) or target == os.getcwd()):
-        with _opened(target) as fd, _cleared(fd):
+        with directory(target) as fd, _cleared(fd):
             yield Ground(Root(fd), False, status.st_mtime_ns)
     else:
         with _staged(target, status) as lent:
             yield lent
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -83,13 +66,13 @@ def _staged(target: str, status: os.stat_result | None) -> Iterator[Ground]:
     parent, name = os.path.split(target)
     stage = tempfile.mkdtemp(prefix=f".{name[:200]}.", dir=parent)
     try:
-        _clear_acls(stage)
+        clear_acls(stage)
         if os.stat(stage).st_gid != os.getegid():
             os.chown(stage, -1, os.getegid())  # made in a set-group-id directory
         os.chmod(stage, 0o755 if status is None else stat.S_IMODE(status.st_mode))
         if status is not None and os.geteuid() == 0:
             os.chown(stage, status.st_uid, status.st_gid)
-        with _opened(stage) as fd:
+        with directory(stage) as fd:
             yield Ground(Root(fd), not os.fstat(fd).st_mode & stat.S_ISGID, 0 if status is None else status.st_mtime_ns)
         os.rename(stage, target)
     except BaseException:
@@ -99,7 +82,7 @@ def _staged(target: str, status: os.stat_result | None) -> Iterator[Ground]:
 
 def _remove(stage: str) -> None:
     parent, name = os.path.split(stage)
-    with _opened(parent) as fd:
+    with directory(parent) as fd:
         try:
             Root(fd).remove(fd, os.fsencode(name), os.fsencode(name))
         except PermissionError:  # an unprivileged apply may have made directories it cannot enter

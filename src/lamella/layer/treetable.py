@@ -18,7 +18,7 @@ _OF_THE_NAME = (AT["name_off"], AT["path_len"], AT["link_len"], ARENA)
 def as_tree(table: EntryTable) -> EntryTable:
     """Return ``table`` in path order, its hard-link entries as further names of the inode they name.
 
-    Such a row takes the metadata of its target (layer-semantics 46) and both are in one link group. One whose target is
+    Such a row takes the metadata of its target (tests/contract 46) and both are in one link group. One whose target is
     not in the table, being in a lower layer, stays a hard-link entry.
     """
     table = table.sorted()

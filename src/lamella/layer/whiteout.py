@@ -29,11 +29,11 @@ PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
 
 
-def hidden_name(path: bytes, offset: int | None = None) -> bytes:
+def hidden_name(path: bytes) -> bytes:
     """Return the name that the whiteout ``path`` hides. WhiteoutError for one that hides nothing that can be (6, 7)."""
     name = split(path)[1][len(PREFIX) :]
     if name in (b"", b".", b".."):
-        raise WhiteoutError("whiteout of nothing", offset=offset, entry=path)
+        raise WhiteoutError("whiteout of nothing", entry=path)
     return name
 
 
@@ -120,17 +120,24 @@ class _Deferring(Dialect, ABC):
 
     parents: Parents | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._marked: set[tuple[bytes, bytes | None]] = set()
+
     def whiteout(self, parent: bytes, name: bytes | None) -> None:
-        self.deferred.append((parent, name))
+        self._marked.add((parent, name))
 
     def hides(self, path: bytes) -> bool:
         places = [split(p) for p in _ancestors(path)]
-        return any((parent, name) in self.deferred or (parent, None) in self.deferred for parent, name in places)
+        return any((parent, name) in self._marked or (parent, None) in self._marked for parent, name in places)
 
     def finish(self) -> None:
+        self.deferred = self._spelled(sorted(self._marked, key=lambda item: (item[0], item[1] or b"")))
+        tops: set[bytes] = set()
+        below: set[bytes] = set()
         opaque = {self._real(parent) for parent, name in self.deferred if name is None}
         hidden: set[bytes] = set()
-        for parent, name in sorted(self.deferred, key=lambda item: (item[0], item[1] or b"")):
+        for parent, name in self.deferred:
             where = self._real(parent)
             above = {b"", *_ancestors(where)}
             if self._made_nondir(where) or above & hidden or (above & opaque if name is not None else False):
@@ -138,23 +145,28 @@ class _Deferring(Dialect, ABC):
             if name is None:
                 if self.placement.made(where) or self.parents is None or self._is_lower_dir(where):
                     self.opaques += 1
-                    self.placement.renew_implied(where + b"/" if where else b"")
+                    below.add(where)
                     self._mark_opaque(where)
                 continue
             path = where + b"/" + name if where else name
             row = self.placement.find(path)
             if row >= 0:
                 if self.placement.column("type")[row] == ord("5"):
-                    self.placement.renew_implied(path)
+                    tops.add(path)
                     self._mark_opaque(path)  # 12: made anew, shows no lower content
                 self.whiteouts += 1
             elif self.parents is None or self.parents.lookup(path) is not None:
                 self.whiteouts += 1
                 hidden.add(path)
                 self._write(where, name)
+        self.placement.renew_implied(tops, below)
         for path in self.placement.remade():
             if self.parents is None or self.parents.lookup(path) is not None:
                 self._mark_opaque(path)  # 12: what was lower went when the layer made something else of it
+
+    def _spelled(self, markers: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+        """Return the markers as this branch can say them."""
+        return markers
 
     def _real(self, parent: bytes) -> bytes:
         if self.parents is None or self._made_nondir(parent):
@@ -186,6 +198,13 @@ class OverlayDialect(_Deferring):
     """An overlay upper directory; ``namespace`` is ``trusted`` or ``user`` (kernel overlayfs.rst)."""
 
     namespace: str = "trusted"
+
+    def _spelled(self, markers: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+        # overlayfs merges the roots of its layers whatever xattr they have: an opaque root is a whiteout a name (16)
+        if (b"", None) not in markers or self.parents is None:
+            return markers
+        named = {m for m in markers if m != (b"", None)} | {(b"", name) for name in self.parents.top_names()}
+        return sorted(named, key=lambda item: (item[0], item[1] or b""))
 
     def _write(self, parent: bytes, name: bytes) -> None:
         fd = self._dir(parent)

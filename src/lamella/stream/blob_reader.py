@@ -23,7 +23,7 @@ _RING_NBYTES_NONE = 8 << 20  # reading outruns hashing: more would only touch fr
 
 
 class _Digests:
-    """Both digests of a layer; one and the same where the blob is not compressed (layer-semantics.md, 90)."""
+    """Both digests of a layer; one and the same where the blob is not compressed (tests/contract 90)."""
 
     def __init__(self, compressed: bool, expected_digest: str | None, expected_diff_id: str | None) -> None:
         self.expected = [None if e is None else Digest(e) for e in (expected_digest, expected_diff_id)]
@@ -42,7 +42,7 @@ class BlobReader:
     """Iterate over the uncompressed bytes of a layer blob as memoryviews; a context manager.
 
     A chunk (at most 512 KiB, never empty) is valid until the next is asked for. Bytes behind the end of the tar count
-    for the digests: who stops there calls :meth:`drain` (layer-semantics.md, 80). Digests of the blob and of its raw
+    for the digests: who stops there calls :meth:`drain` (tests/contract 80). Digests of the blob and of its raw
     bytes are two things; those of an uncompressed blob are equal, and computed once (90).
 
     ``source`` is a path, file object, buffer or open Source. ``media_type`` must agree with the bytes (88), but an

@@ -55,7 +55,7 @@ def sniff(head: bytes | bytearray | memoryview) -> str:
     """Return the codec of the blob that begins with ``head``.
 
     ``head`` holds at least SNIFF_NBYTES bytes unless the blob is shorter. A blob shorter than a magic that it begins is
-    that codec, cut short: it cannot be a tar. An empty blob is ``"none"`` (layer-semantics.md, 40).
+    that codec, cut short: it cannot be a tar. An empty blob is ``"none"`` (tests/contract 40).
     """
     head = bytes(head[:SNIFF_NBYTES])
     if _begins(head, _GZIP):
@@ -91,7 +91,7 @@ def media_type_of(codec: str) -> str:
 
 
 def check_media_type(media_type: str, codec: str) -> None:
-    """Compare what the descriptor says with what was sniffed (layer-semantics.md, 88).
+    """Compare what the descriptor says with what was sniffed (tests/contract 88).
 
     CodecError where they disagree, UnsupportedMediaType for a type that is no known layer.
     """

@@ -34,7 +34,7 @@ class Decoder(ABC):
 
 
 class NoneDecoder(Decoder):
-    """Bytes as they are: slices of the input, not copies. An empty stream is complete (layer-semantics.md, 40)."""
+    """Bytes as they are: slices of the input, not copies. An empty stream is complete (tests/contract 40)."""
 
     codec = "none"
 

@@ -90,7 +90,7 @@ class _MemberDecoder(Decoder):
 
 
 class GzipDecoder(_MemberDecoder):
-    """RFC 1952. Several members are one stream; zero bytes after the last are tolerated (layer-semantics.md, 86)."""
+    """RFC 1952. Several members are one stream; zero bytes after the last are tolerated (tests/contract 86)."""
 
     codec = "gzip"
     magic = 0x1F

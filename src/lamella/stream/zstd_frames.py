@@ -30,7 +30,7 @@ _NOTHING, _FRAME_BEGINS, _BLOCK_ENDS, _FRAME_ENDS, _SKIPPED = range(5)
 
 
 class ZstdDecoder(Decoder):
-    """RFC 8878: several frames are one stream, skippable frames anywhere, also first (layer-semantics.md, 87).
+    """RFC 8878: several frames are one stream, skippable frames anywhere, also first (tests/contract 87).
 
     A frame that asks for a window above 128 MiB or for a dictionary, or of a format before 1.0, is a CodecError.
     Chunks may hold 128 KiB where ``max_out`` asks for less.

@@ -1,4 +1,4 @@
-"""Owner ids on their way into a layer: those of the host become those of the container (layer-semantics 70, 71)."""
+"""Owner ids on their way into a layer: those of the host become those of the container (tests/contract 70, 71)."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class LayerReader:
     :meth:`open`, :meth:`chunks`) is there while its entry is the current one; of an uncompressed file or buffer always.
 
     ``codec`` and ``media_type`` are known at once. ``digest diff_id compressed_size uncompressed_size`` are known at the
-    end, when bytes behind the archive's end marker were hashed too (layer-semantics 80), and None before; the digests
+    end, when bytes behind the archive's end marker were hashed too (tests/contract 80), and None before; the digests
     stay None with ``digests=False``.
 
     While reading: TarFormatError, TruncatedError, LimitExceededError, CodecError, OSError; DigestMismatchError at the end.

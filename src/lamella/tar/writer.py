@@ -76,7 +76,7 @@ def write_layer(
     ``payload`` has the content of regular files: a directory (each row's path below it), a LayerReader of the layer
     that the table was read from (a compressed one needs the rows in archive order, and a reader that has not passed
     them), or a callable that gets a row number and returns all ``size`` bytes. Rows of a directory that only exist as
-    somebody's parent, and names that the directory lists and denies, are left out (layer-semantics 107).
+    somebody's parent, and names that the directory lists and denies, are left out (tests/contract 107).
 
     ``compression`` is "gzip", "zstd" or "none", ``level`` its level. ``clamp_mtime``: seconds since the epoch, later
     mtimes become this (61). ``idmap``: the table has ids of the host, the layer gets the container's (70). ``sparse``

@@ -2,13 +2,14 @@
 
 Every edit is a frozen value with ``apply(root)``; a :class:`Script` is a row of them. Paths lie below the root, without
 a leading slash, as ``bytes`` or ``str``; times are integer nanoseconds; an owner is set only where it is given, so that
-an unprivileged user can build everything but devices. ``lamella.testing.listing`` reads a tree back.
+an unprivileged user can build all but devices. ``lamella.testing.listing`` reads a tree back.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,14 +34,14 @@ def place(root: Root, path: Name) -> bytes:
 
 
 @dataclass(frozen=True, repr=False)
-class Edit(Value):
+class Edit(Value, ABC):
     """One step of a script; ``path`` is where it happens."""
 
     path: Name
 
+    @abstractmethod
     def apply(self, root: Root) -> None:
         """Do it below ``root``; OSError as the kernel says."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,8 +55,8 @@ class Node(Edit):
     xattrs: Mapping[Name, bytes] = field(default_factory=dict, kw_only=True, hash=False)
     default_mode: ClassVar[int] = 0o644
 
-    def _make(self, where: bytes) -> None:  # create the inode
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, where: bytes) -> None: ...
 
     def apply(self, root: Root) -> None:
         """Replace what is at the path, then set owner, mode, attributes and time, in this order."""
@@ -287,8 +288,7 @@ class Script(Value):
                 times.setdefault(folder, self.dir_mtime_ns)
             if isinstance(edit, Dir | Utime):
                 times[os.fsencode(edit.path)] = edit.mtime_ns
-        for path, time in times.items():
-            where = place(root, path)
+        for where, time in ((place(root, path), time) for path, time in times.items()):
             if os.path.isdir(where) and not os.path.islink(where):
                 os.utime(where, ns=(time, time))
 

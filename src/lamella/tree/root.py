@@ -1,6 +1,6 @@
 """Confinement below one directory descriptor: what policy needs to look at, make and remove inside a root.
 
-Nothing here resolves a path but through the root's descriptor (contract rule 8, layer-semantics 96-98).
+Nothing here resolves a path but through the root's descriptor (contract rule 8, tests/contract 96-98).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Root", "split"]
+__all__ = ["Root", "clear_acls", "lstat", "split"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
@@ -31,6 +31,16 @@ def lstat(dir_fd: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def clear_acls(directory: int | str) -> None:
+    """Remove the ACLs that a new directory inherited from its parent's default (tests/contract 109)."""
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(directory, name)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
 
 
 class Root:

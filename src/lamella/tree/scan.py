@@ -41,7 +41,7 @@ _SEED = int.from_bytes(os.urandom(8), "little")
 class Scan:
     """A walked directory: its ``table``, and the names that have no row in it.
 
-    ``sockets`` cannot be in a layer (layer-semantics 116). ``ghosts`` are listed by their directory and denied by the
+    ``sockets`` cannot be in a layer (tests/contract 116). ``ghosts`` are listed by their directory and denied by the
     file system (107), or were removed during the walk. ``holes``: bytes that files have in their size but not on disk.
     """
 
