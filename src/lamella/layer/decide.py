@@ -120,7 +120,7 @@ class Decider:
                 os.close(fd)
                 fd = child
             if parent != real:
-                self._aliases[parent] = real
+                self._alias(parent, real)
             self.placement.push(parent, os.dup(fd))
         finally:
             os.close(fd)
@@ -131,7 +131,7 @@ class Decider:
             self._metadata.add(path)
         followed = self._lower_symlink(fd, name, path) if path == real else None
         if followed is not None:
-            self._aliases[path] = followed
+            self._alias(path, followed)
             return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
         try:
             if path != real and self.placement.find(path) >= 0:
@@ -140,9 +140,9 @@ class Decider:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-        where = self.placement.root.real_path(real) if self.policy.through_symlink == "follow" else None
+        where = self._real_path(real) if self.policy.through_symlink == "follow" else None
         if where is not None:
-            self._aliases[path] = where
+            self._alias(path, where)
             return ensure_dir(self.placement, where, self.parents, self.policy.parent_mode), where
         if self.policy.nondir_ancestor == "error":
             raise ConflictError(path, "an entry below something that is not a directory")
@@ -153,12 +153,16 @@ class Decider:
 
     def _lower_symlink(self, fd: int, name: bytes, path: bytes) -> bytes | None:
         # 105: on a branch, the symlink to follow is in a parent
-        if self.parents is None or lstat(fd, name) is not None or self.dialect.hides(path):
+        if self.parents is None or lstat(fd, name) is not None:
             return None
-        lower = self.parents.lookup(path)
-        if lower is None or not stat.S_ISLNK(lower.status.st_mode):
-            return None
-        return self.parents.real_path(path)
+        found = self._below(path)
+        return self._real_path(path) if found is not None and stat.S_ISLNK(found[0]) else None
+
+    def _below(self, path: bytes) -> tuple[int, bytes] | None:
+        return None if self.parents is None or self.dialect.hides(path) else self.parents.peek(path)
+
+    def _real_path(self, path: bytes) -> bytes | None:
+        return self.placement.root.real_path(path, self._below)
 
     def _replace_dir(self, row: int) -> bool:
         path = self.placement.path(row)
@@ -167,6 +171,10 @@ class Decider:
         with self.placement.root.dir(self._where(parent)) as fd:
             self.placement.root.remove(fd, name, path)
         return False
+
+    def _alias(self, path: bytes, real: bytes) -> None:
+        self._aliases[path] = real
+        self.placement.alias(path, real)
 
     def _where(self, parent: bytes) -> bytes:
         at = parent
@@ -180,12 +188,12 @@ class Decider:
     def _dirlink(self, row: int) -> bool:
         path = self.placement.path(row)
         parent, name = split(path)
-        real = self.placement.root.real_path(path)
+        real = self._real_path(path)
         if real is None:
             with self.placement.root.dir(self._where(parent)) as fd:
                 os.unlink(name, dir_fd=fd)
             return False
-        self._aliases[path] = real
+        self._alias(path, real)
         self.placement.column("flags")[row] |= F_EXISTED
         self.placement.enter(row)
         return True
@@ -226,24 +234,26 @@ class Decider:
     def _source(self, path: bytes, target: bytes) -> bytes:
         """Return the real path of a hard link's target; on a branch, copy it up from a parent first (43)."""
         parent, name = split(target)
-        real = self.placement.root.real_path(self._where(parent))
-        if real is not None:
-            source = real + b"/" + name if real else name
-            with self.placement.root.dir(real) as fd:
+        where = self._real_path(self._where(parent))
+        if where is None:
+            raise ConflictError(path, f"hard link to {target!r}, which is missing")
+        source = where + b"/" + name if where else name
+        try:
+            with self.placement.root.dir(where) as fd:
                 if lstat(fd, name) is not None:
                     return source
-        lower = self.parents
-        where = None if lower is None else lower.real_path(parent)
-        found = None if lower is None or where is None else lower.lookup(where + b"/" + name if where else name)
-        if found is None or where is None or stat.S_ISDIR(found.status.st_mode):
+        except FileNotFoundError:  # so far only parents have the directory
+            pass
+        found = None if self.parents is None else self.parents.lookup(source)
+        if found is None or stat.S_ISDIR(found.status.st_mode):
             what = "missing" if found is None else "a directory"
             raise ConflictError(path, f"hard link to {target!r}, which is {what}")
-        fd = ensure_dir(self.placement, where, lower, self.policy.parent_mode)
+        fd = ensure_dir(self.placement, where, self.parents, self.policy.parent_mode)
         try:
             copy_up(found, fd, name)
         finally:
             os.close(fd)
-        return where + b"/" + name if where else name
+        return source
 
     def _link_metadata(self, row: int, fd: int, name: bytes) -> None:
         column = self.placement.column

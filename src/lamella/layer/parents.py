@@ -81,29 +81,12 @@ class Parents:
         names = {os.fsencode(name) for root in self.roots for name in os.listdir(root.fd)}
         return sorted(name for name in names if self.lookup(name) is not None)
 
-    def real_path(self, path: bytes) -> bytes | None:
-        """Return where directory ``path`` is once symlinks are followed inside the merged view; None for nowhere."""
-        done: list[bytes] = []
-        todo = [p for p in reversed(path.split(b"/")) if p]
-        for _ in range(4096):
-            if not todo:
-                return b"/".join(done)
-            part = todo.pop()
-            if part in (b".", b".."):
-                done = done[:-1] if part == b".." else done
-                continue
-            found = self.lookup(b"/".join([*done, part]))
-            if found is None:
-                return None
-            if stat.S_ISLNK(found.status.st_mode):
-                target = found.readlink()
-                done = [] if target.startswith(b"/") else done
-                todo.extend(p for p in reversed(target.split(b"/")) if p)
-            elif stat.S_ISDIR(found.status.st_mode):
-                done.append(part)
-            else:
-                return None
-        return None
+    def peek(self, path: bytes) -> tuple[int, bytes] | None:
+        """Return the mode of what lookup() finds and, of a symlink, its text."""
+        found = self.lookup(path)
+        if found is None:
+            return None
+        return found.status.st_mode, found.readlink() if stat.S_ISLNK(found.status.st_mode) else b""
 
 
 def _lookup_one(root: Root, path: bytes) -> tuple[Found | None, bool]:

@@ -55,6 +55,7 @@ class Placement:
         self.n_implied = 0
         self.idmap = idmap
         self._implied: list[int] = []
+        self._aliases: dict[bytes, list[bytes]] = {}
         self._slots = np.zeros(1 << 13, np.uint32)
         self._state = np.zeros(place.STATE_NBYTES, np.uint8)
         self._found = np.zeros(2 * _WARNINGS, np.int64)
@@ -85,8 +86,28 @@ class Placement:
         return list(EntryTable(self.builder.snapshot(), "archive").xattrs(row))
 
     def find(self, path: bytes) -> int:
-        """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply."""
+        """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply.
+
+        An entry that came through a symlink is found by its real path too, before a directory that is only implied.
+        """
+        row = self._indexed(path)
+        if not self._aliases or (row >= 0 and not self.column("flags")[row] & F_IMPLIED):
+            return row
+        others, at = [], path
+        while at:
+            at = at.rpartition(b"/")[0]
+            rest = path[len(at) :].lstrip(b"/")
+            others += [self._indexed(alias + b"/" + rest) for alias in self._aliases.get(at, ())]
+        return max(others, default=-1) if max(others, default=-1) >= 0 else row
+
+    def _indexed(self, path: bytes) -> int:
         return index.find(self._slots, _SEED, self.builder.columns, path)
+
+    def alias(self, path: bytes, real: bytes) -> None:
+        """Note that entries below ``path`` land below ``real``."""
+        names = self._aliases.setdefault(real, [])
+        if path not in names:
+            names.append(path)
 
     def made(self, path: bytes) -> bool:
         """Tell whether this layer made ``path``, or something below it."""
@@ -133,7 +154,7 @@ class Placement:
         for row in self._implied:
             path = self.path(row)
             above = [path[:i] for i, c in enumerate(path) if c == ord("/")]
-            if not path or self.find(path) != row:
+            if not path or self._indexed(path) != row:
                 continue
             if path in tops or b"" in below or not tops.isdisjoint(above) or not below.isdisjoint(above):
                 self.renew(row)
@@ -196,7 +217,7 @@ class Placement:
         """Give directories their metadata, children first. ``resolve`` opens the directory of a row behind a symlink."""
         self.scanner.finish()
         is_dir = self.column("type")[: self.builder.n_rows] == _DIR
-        is_dir[[row for row in self._implied if self.find(self.path(row)) != row]] = False  # an entry came later
+        is_dir[[row for row in self._implied if self._indexed(self.path(row)) != row]] = False  # an entry came later
         rows = np.flatnonzero(is_dir).astype(np.int64)
         order = np.ascontiguousarray(rows[: index.sort(self.builder.columns, rows, np.empty_like(rows))][::-1])
         at = 0

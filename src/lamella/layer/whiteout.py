@@ -171,7 +171,7 @@ class _Deferring(Dialect, ABC):
     def _real(self, parent: bytes) -> bytes:
         if self.parents is None or self._made_nondir(parent):
             return parent
-        return self.parents.real_path(parent) or parent
+        return self.placement.root.real_path(parent, self.parents.peek) or parent
 
     def _made_nondir(self, path: bytes) -> bool:
         rows = [self.placement.find(p) for p in _ancestors(path)]
@@ -204,6 +204,7 @@ class OverlayDialect(_Deferring):
         if (b"", None) not in markers or self.parents is None:
             return markers
         named = {m for m in markers if m != (b"", None)} | {(b"", name) for name in self.parents.top_names()}
+        self._mark_opaque(b"")  # for those who read the upper directory
         return sorted(named, key=lambda item: (item[0], item[1] or b""))
 
     def _write(self, parent: bytes, name: bytes) -> None:

@@ -13,10 +13,17 @@ from collections.abc import Callable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Root", "clear_acls", "lstat", "split"]
+__all__ = ["Below", "Root", "clear_acls", "lstat", "split"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
+
+
+Below = Callable[[bytes], "tuple[int, bytes] | None"]  # path -> mode and symlink text, None for nothing there
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
@@ -62,38 +69,44 @@ class Root:
         finally:
             os.close(fd)
 
-    def real_path(self, path: bytes) -> bytes | None:
-        """Return where directory ``path`` is when symlinks are followed as if this root were ``/``; None for nowhere."""
+    def real_path(self, path: bytes, below: Below | None = None) -> bytes | None:
+        """Return where directory ``path`` is when symlinks are followed as if this root were ``/``; None for nowhere.
+
+        ``below`` says what directories under this one have where it has nothing itself.
+        """
         done: list[bytes] = []
-        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        todo = _parts(path)
         links = 0
         while todo:
             part = todo.pop()
             if part == b"..":
                 done[-1:] = []
                 continue
-            try:
-                with self.dir(b"/".join(done)) as fd:
-                    found = lstat(fd, part)
-                    if found is None:
-                        return None
-                    target = os.readlink(part, dir_fd=fd) if stat.S_ISLNK(found.st_mode) else None
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    return None
-                raise
-            if target is None:
-                if not stat.S_ISDIR(found.st_mode):
-                    return None
+            found = self._peek(b"/".join(done), part) or (below and below(b"/".join([*done, part])))
+            if not found:
+                return None
+            mode, target = found
+            if stat.S_ISDIR(mode):
                 done.append(part)
                 continue
             links += 1
-            if links > _MAX_LINKS:
+            if not stat.S_ISLNK(mode) or links > _MAX_LINKS:
                 return None
-            if target.startswith(b"/"):
-                done = []
-            todo.extend(p for p in reversed(target.split(b"/")) if p not in (b"", b"."))
+            done = [] if target.startswith(b"/") else done
+            todo += _parts(target)
         return b"/".join(done)
+
+    def _peek(self, folder: bytes, name: bytes) -> tuple[int, bytes] | None:
+        try:
+            with self.dir(folder) as fd:
+                found = lstat(fd, name)
+                if found is None:
+                    return None
+                return found.st_mode, os.readlink(name, dir_fd=fd) if stat.S_ISLNK(found.st_mode) else b""
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
 
     def remove(self, dir_fd: int, name: bytes, path: bytes, keep: Callable[[bytes], bool] | None = None) -> bool:
         """Remove ``name`` of ``dir_fd`` and all below it, except what ``keep`` (asked by path) wants; True when it is gone.
