@@ -31,7 +31,6 @@ class Decider:
         self.placement, self.policy, self.dialect, self.parents = placement, policy, dialect, parents
         self.rootless = rootless
         self.warnings: list[str] = []
-        self._aliases: dict[bytes, bytes] = {}
         self._metadata: set[bytes] = set()
         self._roads = {
             place.WHITEOUT: self._whiteout, place.DOTDOT: self._dotdot, place.ROOT: self._root,
@@ -120,7 +119,7 @@ class Decider:
                 os.close(fd)
                 fd = child
             if parent != real:
-                self._alias(parent, real)
+                self.placement.aliases.add(parent, real)
             self.placement.push(parent, os.dup(fd))
         finally:
             os.close(fd)
@@ -131,7 +130,7 @@ class Decider:
             self._metadata.add(path)
         followed = self._lower_symlink(fd, name, path) if path == real else None
         if followed is not None:
-            self._alias(path, followed)
+            self.placement.aliases.add(path, followed)
             return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
         try:
             if path != real and self.placement.find(path) >= 0:
@@ -142,7 +141,7 @@ class Decider:
                 raise
         where = self._real_path(real) if self.policy.through_symlink == "follow" else None
         if where is not None:
-            self._alias(path, where)
+            self.placement.aliases.add(path, where)
             return ensure_dir(self.placement, where, self.parents, self.policy.parent_mode), where
         if self.policy.nondir_ancestor == "error":
             raise ConflictError(path, "an entry below something that is not a directory")
@@ -168,32 +167,19 @@ class Decider:
         path = self.placement.path(row)
         parent, name = split(path)
         self.placement.reset()
-        with self.placement.root.dir(self._where(parent)) as fd:
+        with self.placement.root.dir(self.placement.aliases.real(parent)) as fd:
             self.placement.root.remove(fd, name, path)
         return False
-
-    def _alias(self, path: bytes, real: bytes) -> None:
-        self._aliases[path] = real
-        self.placement.alias(path, real)
-
-    def _where(self, parent: bytes) -> bytes:
-        at = parent
-        while at:
-            if at in self._aliases:
-                rest = parent[len(at) :]
-                return (self._aliases[at] + rest).lstrip(b"/")
-            at = split(at)[0]
-        return parent
 
     def _dirlink(self, row: int) -> bool:
         path = self.placement.path(row)
         parent, name = split(path)
         real = self._real_path(path)
         if real is None:
-            with self.placement.root.dir(self._where(parent)) as fd:
+            with self.placement.root.dir(self.placement.aliases.real(parent)) as fd:
                 os.unlink(name, dir_fd=fd)
             return False
-        self._alias(path, real)
+        self.placement.aliases.add(path, real)
         self.placement.column("flags")[row] |= F_EXISTED
         self.placement.enter(row)
         return True
@@ -201,7 +187,7 @@ class Decider:
     def resolve(self, row: int) -> int | None:
         """Open the directory of a row that is reached through a symlink; None where it is gone."""
         path = self.placement.path(row)
-        where = self._where(path)
+        where = self.placement.aliases.real(path)
         if self.placement.find(path) != row or where == path:
             return None
         try:
@@ -219,7 +205,8 @@ class Decider:
         source = self._source(path, target)
         parent, name = split(path)
         self.placement.reset()
-        with self.placement.root.dir(split(source)[0]) as from_fd, self.placement.root.dir(self._where(parent)) as to_fd:
+        root = self.placement.root
+        with root.dir(split(source)[0]) as from_fd, root.dir(self.placement.aliases.real(parent)) as to_fd:
             old, new = lstat(from_fd, split(source)[1]), lstat(to_fd, name)
             if old is None or stat.S_ISDIR(old.st_mode):
                 raise ConflictError(path, f"hard link to {target!r}, which is {'missing' if old is None else 'a directory'}")
@@ -234,7 +221,7 @@ class Decider:
     def _source(self, path: bytes, target: bytes) -> bytes:
         """Return the real path of a hard link's target; on a branch, copy it up from a parent first (43)."""
         parent, name = split(target)
-        where = self._real_path(self._where(parent))
+        where = self._real_path(self.placement.aliases.real(parent))
         if where is None:
             raise ConflictError(path, f"hard link to {target!r}, which is missing")
         source = where + b"/" + name if where else name

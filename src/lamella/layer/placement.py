@@ -16,10 +16,11 @@ import numpy as np
 from lamella._kernels import index, place
 from lamella.columns import AT, F_EXISTED, F_HOST, F_IMPLIED, TableBuilder
 from lamella.errors import ConflictError, UnsupportedMediaType
+from lamella.layer.aliases import Aliases
 from lamella.model import IdMap, Limits
 from lamella.table import EntryTable
 from lamella.tar.scanner import Scanner
-from lamella.tree.root import Root
+from lamella.tree.root import Root, split
 
 __all__ = ["Placement"]
 
@@ -55,7 +56,7 @@ class Placement:
         self.n_implied = 0
         self.idmap = idmap
         self._implied: list[int] = []
-        self._aliases: dict[bytes, list[bytes]] = {}
+        self.aliases = Aliases()
         self._slots = np.zeros(1 << 13, np.uint32)
         self._state = np.zeros(place.STATE_NBYTES, np.uint8)
         self._found = np.zeros(2 * _WARNINGS, np.int64)
@@ -91,23 +92,13 @@ class Placement:
         An entry that came through a symlink is found by its real path too, before a directory that is only implied.
         """
         row = self._indexed(path)
-        if not self._aliases or (row >= 0 and not self.column("flags")[row] & F_IMPLIED):
+        if not len(self.aliases):
             return row
-        others, at = [], path
-        while at:
-            at = at.rpartition(b"/")[0]
-            rest = path[len(at) :].lstrip(b"/")
-            others += [self._indexed(alias + b"/" + rest) for alias in self._aliases.get(at, ())]
-        return max(others, default=-1) if max(others, default=-1) >= 0 else row
+        rows, flags = [row, *map(self._indexed, self.aliases.other_names(path))], self.column("flags")
+        return max((r for r in rows if r >= 0 and not flags[r] & F_IMPLIED), default=row)
 
     def _indexed(self, path: bytes) -> int:
         return index.find(self._slots, _SEED, self.builder.columns, path)
-
-    def alias(self, path: bytes, real: bytes) -> None:
-        """Note that entries below ``path`` land below ``real``."""
-        names = self._aliases.setdefault(real, [])
-        if path not in names:
-            names.append(path)
 
     def made(self, path: bytes) -> bool:
         """Tell whether this layer made ``path``, or something below it."""
@@ -218,6 +209,8 @@ class Placement:
         self.scanner.finish()
         is_dir = self.column("type")[: self.builder.n_rows] == _DIR
         is_dir[[row for row in self._implied if self._indexed(self.path(row)) != row]] = False  # an entry came later
+        if len(self.aliases):
+            is_dir &= self._last_names(is_dir)
         rows = np.flatnonzero(is_dir).astype(np.int64)
         order = np.ascontiguousarray(rows[: index.sort(self.builder.columns, rows, np.empty_like(rows))][::-1])
         at = 0
@@ -234,13 +227,26 @@ class Placement:
                         os.close(fd)
                 at += 1
 
+    def _last_names(self, is_dir: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Mark, of several rows for one directory under several names, the last (37)."""
+        last: dict[bytes, int] = {}
+        implied = self.column("flags") & F_IMPLIED
+        for row in np.flatnonzero(is_dir).tolist():
+            path = self.path(row)
+            real = b"/".join(p for p in (self.aliases.real(split(path)[0]), split(path)[1]) if p)
+            if real not in last or implied[last[real]] or not implied[row]:
+                last[real] = row
+        marked = np.zeros(len(is_dir), bool)
+        marked[list(last.values())] = True
+        return marked
+
     def close(self) -> None:
         """Close what is open. The file that was being written, if any, is removed."""
         row = place.counters(self._state)[4]
         place.reset(self._state)
         if row >= 0:
             path = self.path(row)
-            parent, _, name = path.rpartition(b"/")
+            parent, name = split(path)
             try:
                 with self.root.dir(parent) as fd:
                     os.unlink(name, dir_fd=fd)
