@@ -4,14 +4,13 @@ JOBS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := python -m pytest -p no:cacheprovider -n $(JOBS)
-.PHONY: demo quick test laws lint types bench cov asan fuzz wheel docs clean peers
+.PHONY: demo quick test lint types bench cov asan fuzz wheel docs clean peers
 .DEFAULT_GOAL := quick
 .NOTPARALLEL:
 
 demo:  env-run         ; lamella demo
 quick: env-test        ; $(PYTEST) -m "not slow" --ignore=tests/laws
-test:  env-test peers  ; $(PYTEST) --ignore=tests/laws
-laws:  env-test peers  ; $(PYTEST) tests/laws
+test:  env-test peers  ; $(PYTEST)
 lint:  env-lint        ; ruff check . && cython-lint src && codespell
 types: env-test env-lint; mypy && python -m mypy.stubtest --allowlist .ci/stubtest-allow --ignore-unused-allowlist $$(.ci/kernels)
 bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.bench

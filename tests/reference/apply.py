@@ -76,6 +76,7 @@ class Tree:
 
     def __init__(self, root: Inode, layer: int = 0) -> None:
         self.root, self.layer = root, layer
+        self.n_renewed = 0  # directories that a layer hides and, without an entry for them, makes again
 
     def copy(self) -> Tree:
         """Copy the directories and names; files are shared."""
@@ -183,6 +184,7 @@ class Tree:
             if name.layer != self.layer:  # it is there for the sake of its children: an implied parent
                 dress(name.inode, Inode("dir"))
                 name.layer = self.layer
+                self.n_renewed += 1
             self.strip(name.inode)
 
     def strip(self, folder: Inode) -> None:

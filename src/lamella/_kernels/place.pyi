@@ -54,5 +54,4 @@ def finish(
     uids: Buffer | None,
     gids: Buffer | None,
     warnings: Buffer,
-    fd: int = -1,
 ) -> int: ...

@@ -55,7 +55,7 @@ cdef int _enter(Place* c, const uint8_t* p, Py_ssize_t n) noexcept nogil:
         return OS_ERROR
     while st.n_levels > 0:
         end = st.levels[st.n_levels - 1].path_end
-        if end <= n and memcmp(st.path, p, end) == 0 and (end == n or p[end] == 47 or end == 0):
+        if 0 <= end <= n and memcmp(st.path, p, end) == 0 and (end == n or p[end] == 47 or end == 0):
             fd = st.levels[st.n_levels - 1].fd
             break
         st.n_levels -= 1
@@ -128,6 +128,8 @@ cdef int _dress_node(Place* c, Py_ssize_t row, const Level* top, const char* nam
     got = set_owner(c, row, top.fd, name, top.setgid)
     if got < 0:
         return OS_ERROR
+    if top.acl and kind != 50:                  # inherited from the directory's default (109): no entries, no ACL
+        lam_setxattrat(top.fd, name, b"system.posix_acl_access", b"\x02\0\0\0", 4)
     if kind != 50 and ((got and mode & 0o6000) or top.acl) and lam_fchmodat(top.fd, name, mode) < 0:
         return OS_ERROR
     if set_xattrs(c, row, top.fd, name) < 0 or set_times(c, row, top.fd, name) < 0:
@@ -176,7 +178,7 @@ cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name
 
 cdef int _link_dir(Place* c, const Level* top, char* text, Py_ssize_t slash) noexcept nogil:
     """Return the directory of a link's target ``text``: the current one, the root, or one to close; -1 for none."""
-    if slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
+    if 0 <= slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
         return top.fd
     if slash <= 0:
         return top.fd if top.path_end == 0 else c.st.root_fd
@@ -450,7 +452,7 @@ cdef int _open_row(Place* c, Py_ssize_t row) noexcept nogil:
     cdef const uint8_t* p
     cdef Py_ssize_t n
     cdef char path[PATH_CAP]
-    if row_path(c.rows, row, &p, &n) < 0 or n >= PATH_CAP:
+    if row < 0 or row >= c.rows.cap or row_path(c.rows, row, &p, &n) < 0 or n >= PATH_CAP:
         return -1
     memcpy(path, p, n)
     path[n] = 46
@@ -459,11 +461,10 @@ cdef int _open_row(Place* c, Py_ssize_t row) noexcept nogil:
 
 
 def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::1] order not None, Py_ssize_t begin,
-           const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None, int fd=-1):
+           const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None):
     """Give directory rows ``order[begin:]`` (children first) their metadata; return how far it came.
 
-    It stops at a row whose path is not a plain directory chain below the root. The caller opens that directory
-    and calls again with ``fd`` for this one row, or leaves it out.
+    It stops at a row whose path is not a plain directory chain below the root.
     """
     cdef Place c
     cdef Rows rows
@@ -482,18 +483,16 @@ def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::
         c.warnings_cap = warnings.shape[0] // 2
         with nogil:
             while i < order.shape[0] and got == OK:
-                at = fd if fd >= 0 else _open_row(&c, order[i])
+                n = order[i]                    # once: another thread may write there
+                at = _open_row(&c, n)
                 if at < 0:
                     break
-                got = place_dir_meta(&c, order[i], at)
+                got = place_dir_meta(&c, n, at)
                 c.st.os_errno = errno
-                if fd < 0:
-                    close(at)
+                close(at)
                 i += got == OK
-                if fd >= 0:
-                    break
         if got != OK:
-            _fail(c.st, &rows, got, order[i])
+            _fail(c.st, &rows, got, n)
         return i
     finally:
         rows_release(&rows)

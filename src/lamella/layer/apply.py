@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lamella._kernels import confine, place
+from lamella.layer.branch import AufsDialect, OverlayDialect
 from lamella.layer.decide import Decider
 from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
 from lamella.layer.policy import Policy, policy_of
 from lamella.layer.staging import Ground, ground
-from lamella.layer.whiteout import AufsDialect, Dialect, OverlayDialect
+from lamella.layer.whiteout import Dialect
 from lamella.model import DiffID, Digest, IdMap, Limits, Progress
 from lamella.stream.blob import BlobReader
 from lamella.stream.source import Source, open_source
@@ -171,7 +172,7 @@ class _Job:
             offset += len(chunk)
         placement.reset()
         self._decider.finish()
-        placement.finish(self._decider.resolve)
+        placement.finish()
         if self._options.sync != "none":
             confine.sync_fs(self._here.root.fd)
 

@@ -15,7 +15,7 @@ from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
 from lamella.layer.policy import Policy
 from lamella.layer.whiteout import OPAQUE, Dialect, hidden_name, is_metadata
-from lamella.tree.root import lstat, split
+from lamella.tree.root import join, lstat, split
 
 __all__ = ["Decider"]
 
@@ -110,65 +110,66 @@ class Decider:
 
     def _parent(self, row: int) -> bool:
         """Find, follow, make or replace the directory part of a row's path, and hand it to the kernel."""
-        parent = split(self.placement.path(row))[0]
-        fd, at, real = os.open(b".", OPEN_DIR, dir_fd=self.placement.root.fd), b"", b""
+        path = self.placement.path(row)
+        parent, name = split(path)
+        fd, real = os.open(b".", OPEN_DIR, dir_fd=self.placement.root.fd), b""
         try:
             for part in parent.split(b"/") if parent else []:
-                at = at + b"/" + part if at else part
-                child, real = self._step(fd, part, at, real + b"/" + part if real else part)
+                child, real = self._step(fd, part, join(real, part))
                 os.close(fd)
                 fd = child
             if parent != real:
-                self.placement.aliases.add(parent, real)
-            self.placement.push(parent, os.dup(fd))
+                self.placement.move(row, join(real, name))
+            self.placement.push(real, os.dup(fd))
         finally:
             os.close(fd)
         return False
 
-    def _step(self, fd: int, name: bytes, path: bytes, real: bytes) -> tuple[int, bytes]:
+    def _step(self, fd: int, name: bytes, path: bytes) -> tuple[int, bytes]:
+        """Open the directory ``name`` of ``fd``; return its descriptor and real path."""
         if name.startswith(b".wh..wh.") and name != OPAQUE:
             self._metadata.add(path)
-        followed = self._lower_symlink(fd, name, path) if path == real else None
-        if followed is not None:
-            self.placement.aliases.add(path, followed)
-            return ensure_dir(self.placement, followed, self.parents, self.policy.parent_mode), followed
+        where = self._lower_symlink(fd, name, path)
+        if where is not None:
+            return ensure_dir(self.placement, where, self.parents, self.policy.parent_mode), where
         try:
-            if path != real and self.placement.find(path) >= 0:
-                return os.open(name, OPEN_DIR, dir_fd=fd), real  # has an entry, under the name that leads here
-            return child_dir(self.placement, fd, name, real, self.parents, self.policy.parent_mode), real
+            return child_dir(self.placement, fd, name, path, self.parents, self.policy.parent_mode), path
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-        where = self._real_path(real) if self.policy.through_symlink == "follow" else None
+        where = self._real_path(path) if self.policy.through_symlink == "follow" else None
         if where is not None:
-            self.placement.aliases.add(path, where)
             return ensure_dir(self.placement, where, self.parents, self.policy.parent_mode), where
         if self.policy.nondir_ancestor == "error":
             raise ConflictError(path, "an entry below something that is not a directory")
         self._warn("a directory takes the place of what was no directory", path)
         self.placement.reset()
         os.unlink(name, dir_fd=fd)
-        return make_dir(self.placement, fd, name, real, None, self.policy.parent_mode), real
+        return make_dir(self.placement, fd, name, path, None, self.policy.parent_mode), path
 
     def _lower_symlink(self, fd: int, name: bytes, path: bytes) -> bytes | None:
         # 105: on a branch, the symlink to follow is in a parent
         if self.parents is None or lstat(fd, name) is not None:
             return None
-        found = self._below(path)
+        found = self.parents.peek(path)
         return self._real_path(path) if found is not None and stat.S_ISLNK(found[0]) else None
 
-    def _below(self, path: bytes) -> tuple[int, bytes] | None:
-        return None if self.parents is None or self.dialect.hides(path) else self.parents.peek(path)
-
     def _real_path(self, path: bytes) -> bytes | None:
-        return self.placement.root.real_path(path, self._below)
+        return self.placement.root.real_path(path, None if self.parents is None else self.parents.peek)
+
+    def _remove(self, fd: int, name: bytes, path: bytes) -> None:
+        """Remove what stands where ``path`` goes."""
+        self.placement.reset()
+        found = lstat(fd, name)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            self.placement.forget(path)
+        self.placement.root.remove(fd, name, path)
 
     def _replace_dir(self, row: int) -> bool:
         path = self.placement.path(row)
         parent, name = split(path)
-        self.placement.reset()
-        with self.placement.root.dir(self.placement.aliases.real(parent)) as fd:
-            self.placement.root.remove(fd, name, path)
+        with self.placement.root.dir(parent) as fd:
+            self._remove(fd, name, path)
         return False
 
     def _dirlink(self, row: int) -> bool:
@@ -176,27 +177,13 @@ class Decider:
         parent, name = split(path)
         real = self._real_path(path)
         if real is None:
-            with self.placement.root.dir(self.placement.aliases.real(parent)) as fd:
+            with self.placement.root.dir(parent) as fd:
                 os.unlink(name, dir_fd=fd)
             return False
-        self.placement.aliases.add(path, real)
+        self.placement.move(row, real)
         self.placement.column("flags")[row] |= F_EXISTED
         self.placement.enter(row)
         return True
-
-    def resolve(self, row: int) -> int | None:
-        """Open the directory of a row that is reached through a symlink; None where it is gone."""
-        path = self.placement.path(row)
-        where = self.placement.aliases.real(path)
-        if self.placement.find(path) != row or where == path:
-            return None
-        try:
-            fd: int | None = self.placement.root.open_dir(where)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise
-            fd = None
-        return fd
 
     # -- hard links -------------------------------------------------------------------------------------------------
 
@@ -206,12 +193,12 @@ class Decider:
         parent, name = split(path)
         self.placement.reset()
         root = self.placement.root
-        with root.dir(split(source)[0]) as from_fd, root.dir(self.placement.aliases.real(parent)) as to_fd:
+        with root.dir(split(source)[0]) as from_fd, root.dir(parent) as to_fd:
             old, new = lstat(from_fd, split(source)[1]), lstat(to_fd, name)
             if old is None or stat.S_ISDIR(old.st_mode):
                 raise ConflictError(path, f"hard link to {target!r}, which is {'missing' if old is None else 'a directory'}")
             if new is None or (old.st_dev, old.st_ino) != (new.st_dev, new.st_ino):
-                self.placement.root.remove(to_fd, name, path)
+                self._remove(to_fd, name, path)
                 os.link(split(source)[1], name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
             if self.policy.link_metadata == "apply":
                 self._link_metadata(row, to_fd, name)
@@ -221,17 +208,17 @@ class Decider:
     def _source(self, path: bytes, target: bytes) -> bytes:
         """Return the real path of a hard link's target; on a branch, copy it up from a parent first (43)."""
         parent, name = split(target)
-        where = self._real_path(self.placement.aliases.real(parent))
+        where = self._real_path(parent)
         if where is None:
             raise ConflictError(path, f"hard link to {target!r}, which is missing")
-        source = where + b"/" + name if where else name
+        source = join(where, name)
         try:
             with self.placement.root.dir(where) as fd:
                 if lstat(fd, name) is not None:
                     return source
         except FileNotFoundError:  # so far only parents have the directory
             pass
-        found = None if self.parents is None else self.parents.lookup(source)
+        found = None if self.parents is None else self.parents.shown(source)
         if found is None or stat.S_ISDIR(found.status.st_mode):
             what = "missing" if found is None else "a directory"
             raise ConflictError(path, f"hard link to {target!r}, which is {what}")

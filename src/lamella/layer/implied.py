@@ -8,7 +8,7 @@ import stat
 from lamella.errors import UnsafePathError
 from lamella.layer.parents import Found, Parents
 from lamella.layer.placement import Placement
-from lamella.tree.root import clear_acls
+from lamella.tree.root import clear_acls, join
 
 __all__ = ["OPEN_DIR", "child_dir", "copy_up", "ensure_dir", "make_dir"]
 
@@ -22,7 +22,7 @@ def ensure_dir(placement: Placement, path: bytes, parents: Parents | None, mode:
         for part in path.split(b"/") if path else []:
             if part == b"..":
                 raise UnsafePathError(path, "a '..' component")
-            at = at + b"/" + part if at else part
+            at = join(at, part)
             child = child_dir(placement, fd, part, at, parents, mode)
             os.close(fd)
             fd = child
@@ -48,7 +48,7 @@ def make_dir(  # noqa: PLR0917 - a step of ensure_dir()
     placement: Placement, fd: int, name: bytes, path: bytes, parents: Parents | None, mode: int
 ) -> int:
     """Make and open ``name`` of ``fd``, like the nearest parent's directory where one has it."""
-    lower = None if parents is None else parents.lookup(path)
+    lower = None if parents is None else parents.shown(path)
     os.mkdir(name, mode | 0o700, dir_fd=fd)
     child = os.open(name, OPEN_DIR, dir_fd=fd)
     clear_acls(child)

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from lamella.tree.root import Root, lstat, split
+from lamella.tree.root import Root, join, lstat, split
 
 __all__ = ["Found", "Parents"]
 
@@ -52,6 +52,7 @@ class Parents:
 
     def __init__(self, directories: Sequence[str | os.PathLike[str]]) -> None:
         self._stack = contextlib.ExitStack()
+        self.hides: Callable[[bytes], bool] = _nothing  # what the layer says of a path so far
         self.roots: list[Root] = []
         with contextlib.ExitStack() as stack:
             for directory in directories:
@@ -76,31 +77,39 @@ class Parents:
                 return found
         return None
 
+    def shown(self, path: bytes) -> Found | None:
+        """Return what lookup() finds unless the layer hides it."""
+        return None if self.hides(path) else self.lookup(path)
+
     def top_names(self) -> list[bytes]:
         """Return the names that the root of the merged view shows."""
         names = {os.fsencode(name) for root in self.roots for name in os.listdir(root.fd)}
         return sorted(name for name in names if self.lookup(name) is not None)
 
     def peek(self, path: bytes) -> tuple[int, bytes] | None:
-        """Return the mode of what lookup() finds and, of a symlink, its text."""
-        found = self.lookup(path)
+        """Return the mode of what shown() finds and, of a symlink, its text."""
+        found = self.shown(path)
         if found is None:
             return None
         return found.status.st_mode, found.readlink() if stat.S_ISLNK(found.status.st_mode) else b""
 
 
+def _nothing(path: bytes) -> bool:  # noqa: ARG001 - a layer that hides nothing
+    return False
+
+
 def _lookup_one(root: Root, path: bytes) -> tuple[Found | None, bool]:
     """One parent's word on ``path``, and whether it is the last one."""
     fd = os.dup(root.fd)
-    at = b""
+    at, opaque = b"", False
     try:
         parts = path.split(b"/")
         for n, part in enumerate(parts):
-            at = at + b"/" + part if at else part
+            at = join(at, part)
             if lstat(fd, b".wh." + part) is not None:
                 return None, True
             status = lstat(fd, part)
-            opaque = _is_opaque(fd)
+            opaque = opaque or _is_opaque(fd)
             if status is None:
                 return None, opaque
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
@@ -114,7 +123,7 @@ def _lookup_one(root: Root, path: bytes) -> tuple[Found | None, bool]:
             fd = child
     finally:
         os.close(fd)
-    return None, False
+    return None, opaque
 
 
 def _is_opaque(fd: int) -> bool:

@@ -16,11 +16,10 @@ import numpy as np
 from lamella._kernels import index, place
 from lamella.columns import AT, F_EXISTED, F_HOST, F_IMPLIED, TableBuilder
 from lamella.errors import ConflictError, UnsupportedMediaType
-from lamella.layer.aliases import Aliases
 from lamella.model import IdMap, Limits
 from lamella.table import EntryTable
 from lamella.tar.scanner import Scanner
-from lamella.tree.root import Root, split
+from lamella.tree.root import Root, ancestors, split
 
 __all__ = ["Placement"]
 
@@ -56,13 +55,15 @@ class Placement:
         self.n_implied = 0
         self.idmap = idmap
         self._implied: list[int] = []
-        self.aliases = Aliases()
+        self._gone: dict[bytes, tuple[int, int]] = {}  # removed directory -> rows placed and rows in the table by then
+        self._nondirs: set[bytes] = set()
+        self._n_retaken = self._n_sifted = 0
         self._slots = np.zeros(1 << 13, np.uint32)
         self._state = np.zeros(place.STATE_NBYTES, np.uint8)
         self._found = np.zeros(2 * _WARNINGS, np.int64)
         self._uids = None if idmap is None else _ranges(idmap.uid, idmap.squash, os.geteuid())
         self._gids = None if idmap is None else _ranges(idmap.gid, idmap.squash, os.getegid())
-        self._next = 0
+        self._next = self._at = 0
         place.open_state(self._state, root.fd, options)
 
     # -- rows -----------------------------------------------------------------------------------------------------
@@ -87,18 +88,20 @@ class Placement:
         return list(EntryTable(self.builder.snapshot(), "archive").xattrs(row))
 
     def find(self, path: bytes) -> int:
-        """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply.
+        """Return the row that this layer made ``path`` by, or -1: entries so far and the parents they imply."""
+        row: int = index.find(self._slots, _SEED, self.builder.columns, path)
+        return -1 if row >= 0 and self._stale(row, path) else row
 
-        An entry that came through a symlink is found by its real path too, before a directory that is only implied.
-        """
-        row = self._indexed(path)
-        if not len(self.aliases):
-            return row
-        rows, flags = [row, *map(self._indexed, self.aliases.other_names(path))], self.column("flags")
-        return max((r for r in rows if r >= 0 and not flags[r] & F_IMPLIED), default=row)
+    def _stale(self, row: int, path: bytes) -> bool:
+        """Tell whether ``row`` made what went when a directory above ``path`` was removed."""
+        if not self._gone:
+            return False
+        host = int(self.column("flags")[row]) & (F_IMPLIED | F_HOST) != 0
+        return any(row < self._gone[at][host] for at in ancestors(path) if at in self._gone)
 
-    def _indexed(self, path: bytes) -> int:
-        return index.find(self._slots, _SEED, self.builder.columns, path)
+    def forget(self, path: bytes) -> None:
+        """Note that the directory ``path`` was removed with all that this layer made in it."""
+        self._gone[path] = (self._at, self.builder.n_rows)
 
     def made(self, path: bytes) -> bool:
         """Tell whether this layer made ``path``, or something below it."""
@@ -107,7 +110,16 @@ class Placement:
     def enter(self, row: int) -> None:
         """Note in the index that ``row`` was made."""
         self._room(0)
-        index.insert(self._slots, _SEED, self.builder.columns, row, row + 1)
+        self._n_retaken += index.insert(self._slots, _SEED, self.builder.columns, row, row + 1)
+
+    def move(self, row: int, path: bytes) -> None:
+        """Give ``row`` another path: where it really goes, when its own leads through a symlink."""
+        text = path + self.link_target(row)
+        self.builder.grow(rows=0, arena=len(text))
+        at = self.builder.arena_used
+        self.column("arena")[at : at + len(text)] = np.frombuffer(text, np.uint8)
+        self.column("name_off")[row], self.column("path_len")[row] = at, len(path)
+        self.builder.arena_used += len(text)
 
     def imply(self, path: bytes, mtime_ns: int, status: os.stat_result | None = None,
               xattrs: dict[bytes, bytes] | None = None) -> int:
@@ -145,17 +157,22 @@ class Placement:
         for row in self._implied:
             path = self.path(row)
             above = [path[:i] for i, c in enumerate(path) if c == ord("/")]
-            if not path or self._indexed(path) != row:
+            if not path or self.find(path) != row:
                 continue
             if path in tops or b"" in below or not tops.isdisjoint(above) or not below.isdisjoint(above):
                 self.renew(row)
 
-    def remade(self) -> list[bytes]:
-        """Return the directories whose path this layer first made something else of."""
-        if not place.counters(self._state)[2]:
-            return []
-        others = {self.path(row) for row in np.flatnonzero(self.column("type")[: self.builder.n_rows] != _DIR).tolist()}
-        return [p for p in sorted(others) if (row := self.find(p)) >= 0 and self.column("type")[row] == _DIR]
+    def nondirs(self) -> set[bytes]:
+        """Return the paths that this layer, at any time so far, made something else than a directory of.
+
+        Empty as long as no path can have been made twice: they are asked for where a directory stands now.
+        """
+        if not self._n_retaken and not place.counters(self._state)[2]:
+            return set()
+        kinds = self.column("type")[self._n_sifted : self._at]
+        self._nondirs.update(map(self.path, (np.flatnonzero(kinds != _DIR) + self._n_sifted).tolist()))
+        self._n_sifted = max(self._at, self._n_sifted)
+        return self._nondirs
 
     def _room(self, more: int) -> None:
         rows = self.builder.n_rows + more
@@ -182,13 +199,13 @@ class Placement:
             )  # fmt: skip
             if not special:
                 break
-            asked = (at, asked[1] + 1 if asked[0] == at else 0)
+            self._at, asked = at, (at, asked[1] + 1 if asked[0] == at else 0)
             if asked[1] > _MAX_TRIES:
                 raise ConflictError(self.path(at), "what stands in its way stays there")
             if self.special(special, at):
                 at += 1
             self._room(64)
-        self._next = self.builder.n_rows  # rows that deciders added are made already
+        self._next = self._at = self.builder.n_rows  # rows that deciders added are made already
 
     def _refuse_windows(self, end: int) -> None:
         # 95: the two trees of a Windows layer stand at its very beginning
@@ -204,41 +221,18 @@ class Placement:
         """Forget every directory: one was removed or replaced."""
         place.reset(self._state)
 
-    def finish(self, resolve: Callable[[int], int | None]) -> None:
-        """Give directories their metadata, children first. ``resolve`` opens the directory of a row behind a symlink."""
+    def finish(self) -> None:
+        """Give directories their metadata, children first."""
         self.scanner.finish()
         is_dir = self.column("type")[: self.builder.n_rows] == _DIR
-        is_dir[[row for row in self._implied if self._indexed(self.path(row)) != row]] = False  # an entry came later
-        if len(self.aliases):
-            is_dir &= self._last_names(is_dir)
+        is_dir[[row for row in self._implied if self.find(self.path(row)) != row]] = False  # an entry came later
+        if self._gone:
+            is_dir[[row for row in np.flatnonzero(is_dir).tolist() if self._stale(row, self.path(row))]] = False
         rows = np.flatnonzero(is_dir).astype(np.int64)
         order = np.ascontiguousarray(rows[: index.sort(self.builder.columns, rows, np.empty_like(rows))][::-1])
         at = 0
-        while at < len(order):
-            at = place.finish(self._state, self.builder.columns, order, at, self._uids, self._gids, self._found)
-            if at < len(order):
-                fd = resolve(int(order[at]))
-                if fd is not None:
-                    try:
-                        place.finish(
-                            self._state, self.builder.columns, order, at, self._uids, self._gids, self._found, fd
-                        )
-                    finally:
-                        os.close(fd)
-                at += 1
-
-    def _last_names(self, is_dir: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Mark, of several rows for one directory under several names, the last (37)."""
-        last: dict[bytes, int] = {}
-        implied = self.column("flags") & F_IMPLIED
-        for row in np.flatnonzero(is_dir).tolist():
-            path = self.path(row)
-            real = b"/".join(p for p in (self.aliases.real(split(path)[0]), split(path)[1]) if p)
-            if real not in last or implied[last[real]] or not implied[row]:
-                last[real] = row
-        marked = np.zeros(len(is_dir), bool)
-        marked[list(last.values())] = True
-        return marked
+        while at < len(order):  # the kernel stops where no directory stands any more
+            at = 1 + place.finish(self._state, self.builder.columns, order, at, self._uids, self._gids, self._found)
 
     def close(self) -> None:
         """Close what is open. The file that was being written, if any, is removed."""

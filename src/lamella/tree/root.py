@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Below", "Root", "clear_acls", "lstat", "split"]
+__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "split"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
@@ -30,6 +30,16 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     """Return the directory part and the last component of a table's path."""
     parent, _, name = path.rpartition(b"/")
     return parent, name
+
+
+def join(parent: bytes, name: bytes) -> bytes:
+    """Return the path of ``name`` in ``parent``, which is empty for the root; the inverse of split()."""
+    return parent + b"/" + name if parent else name
+
+
+def ancestors(path: bytes) -> list[bytes]:
+    """Return the paths of the directories on the way to ``path``, the root not among them, and ``path`` itself."""
+    return [path[:i] for i, byte in enumerate(path) if byte == ord("/")] + ([path] if path else [])
 
 
 def lstat(dir_fd: int, name: bytes) -> os.stat_result | None:
@@ -69,10 +79,13 @@ class Root:
         finally:
             os.close(fd)
 
-    def real_path(self, path: bytes, below: Below | None = None) -> bytes | None:
+    def real_path(
+        self, path: bytes, below: Below | None = None, barred: Callable[[bytes], bool] | None = None
+    ) -> bytes | None:
         """Return where directory ``path`` is when symlinks are followed as if this root were ``/``; None for nowhere.
 
-        ``below`` says what directories under this one have where it has nothing itself.
+        ``below`` says what directories under this one have where it has nothing itself, ``barred`` which symlinks
+        lead nowhere.
         """
         done: list[bytes] = []
         todo = _parts(path)
@@ -90,7 +103,7 @@ class Root:
                 done.append(part)
                 continue
             links += 1
-            if not stat.S_ISLNK(mode) or links > _MAX_LINKS:
+            if not stat.S_ISLNK(mode) or links > _MAX_LINKS or (barred and barred(b"/".join([*done, part]))):
                 return None
             done = [] if target.startswith(b"/") else done
             todo += _parts(target)
@@ -141,7 +154,7 @@ class Root:
                     child = os.open(todo[-1], _DIR | os.O_NOFOLLOW, dir_fd=fd)
                     os.close(fd)
                     fd = child
-                    frames.append(_unlink_files(fd, at + b"/" + todo[-1] if at else todo[-1], keep, stayed))
+                    frames.append(_unlink_files(fd, join(at, todo[-1]), keep, stayed))
                     continue
                 frames.pop()
                 kept = stayed.pop()
@@ -174,7 +187,7 @@ def _unlink_files(
     for name, is_dir in listed:
         if is_dir:
             dirs.append(name)
-        elif keep is not None and keep(path + b"/" + name if path else name):
+        elif keep is not None and keep(join(path, name)):
             stayed[-1] = True
         else:
             os.unlink(name, dir_fd=fd)
