@@ -40,6 +40,9 @@ CASES = {
         [symlink("up/c", "../a"), directory("c/d", mtime_ns=7), file("c"), directory("c"), directory("c/d", mtime_ns=9)],
     ],
     "a symlink replaced by what lies behind it": [[directory("s/d", mode=0o750), file("s/s"), directory("s"), file("s/d")]],
+    "a symlink replaced through itself": [
+        [symlink("a/k", "."), file("a/k/n"), file("a/k/k"), file("a/k/o"), directory("a/k"), file("a/k/p")],
+    ],
 }  # fmt: skip
 
 

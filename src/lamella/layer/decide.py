@@ -32,6 +32,7 @@ class Decider:
         self.rootless = rootless
         self.warnings: list[str] = []
         self._metadata: set[bytes] = set()
+        self._passed: set[bytes] = set()  # paths that the last resolution went through
         self._roads = {
             place.WHITEOUT: self._whiteout, place.DOTDOT: self._dotdot, place.ROOT: self._root,
             place.PARENT: self._parent, place.REPLACE_DIR: self._replace_dir, place.DIRLINK: self._dirlink,
@@ -110,16 +111,17 @@ class Decider:
 
     def _parent(self, row: int) -> bool:
         """Find, follow, make or replace the directory part of a row's path, and hand it to the kernel."""
-        path = self.placement.path(row)
-        parent, name = split(path)
+        parent = split(self.placement.path(row))[0]
         fd, real = os.open(b".", OPEN_DIR, dir_fd=self.placement.root.fd), b""
+        self._passed.clear()
         try:
             for part in parent.split(b"/") if parent else []:
                 child, real = self._step(fd, part, join(real, part))
                 os.close(fd)
                 fd = child
-            if parent != real:
-                self.placement.move(row, join(real, name))
+            if parent != real:  # so do the rows that follow, until one changes what the way leads through
+                on_the_way = {split(path)[1] for path in self._passed if split(path)[0] == real}
+                self.placement.move_all(row, parent, real, on_the_way)
             self.placement.push(real, os.dup(fd))
         finally:
             os.close(fd)
@@ -127,6 +129,7 @@ class Decider:
 
     def _step(self, fd: int, name: bytes, path: bytes) -> tuple[int, bytes]:
         """Open the directory ``name`` of ``fd``; return its descriptor and real path."""
+        self._passed.add(path)
         if name.startswith(b".wh..wh.") and name != OPAQUE:
             self._metadata.add(path)
         where = self._lower_symlink(fd, name, path)
@@ -155,7 +158,8 @@ class Decider:
         return self._real_path(path) if found is not None and stat.S_ISLNK(found[0]) else None
 
     def _real_path(self, path: bytes) -> bytes | None:
-        return self.placement.root.real_path(path, None if self.parents is None else self.parents.peek)
+        below = None if self.parents is None else self.parents.peek
+        return self.placement.root.real_path(path, below, passed=self._passed)
 
     def _remove(self, fd: int, name: bytes, path: bytes) -> None:
         """Remove what stands where ``path`` goes."""

@@ -19,7 +19,7 @@ from lamella.errors import ConflictError, UnsupportedMediaType
 from lamella.model import IdMap, Limits
 from lamella.table import EntryTable
 from lamella.tar.scanner import Scanner
-from lamella.tree.root import Root, ancestors, split
+from lamella.tree.root import Root, ancestors, join, split
 
 __all__ = ["Placement"]
 
@@ -63,7 +63,7 @@ class Placement:
         self._found = np.zeros(2 * _WARNINGS, np.int64)
         self._uids = None if idmap is None else _ranges(idmap.uid, idmap.squash, os.geteuid())
         self._gids = None if idmap is None else _ranges(idmap.gid, idmap.squash, os.getegid())
-        self._next = self._at = 0
+        self._next = self._at = self._end = 0
         place.open_state(self._state, root.fd, options)
 
     # -- rows -----------------------------------------------------------------------------------------------------
@@ -111,6 +111,16 @@ class Placement:
         """Note in the index that ``row`` was made."""
         self._room(0)
         self._n_retaken += index.insert(self._slots, _SEED, self.builder.columns, row, row + 1)
+
+    def move_all(self, row: int, parent: bytes, real: bytes, fixed: set[bytes]) -> None:
+        """Move ``row``, and the rows of ``parent`` that follow up to a name of ``fixed``, to the directory ``real``."""
+        for at in range(row, self._end):
+            folder, name = split(self.path(at))
+            if at > row and (folder != parent or name.startswith(b".wh.")):
+                break
+            self.move(at, join(real, name))
+            if name in fixed:
+                break
 
     def move(self, row: int, path: bytes) -> None:
         """Give ``row`` another path: where it really goes, when its own leads through a symlink."""
@@ -187,7 +197,7 @@ class Placement:
 
     def feed(self, chunk: memoryview, offset: int) -> None:
         """Scan ``chunk``, the stream's bytes from ``offset`` on, and make what is in it."""
-        end = self.scanner.feed(chunk)
+        end = self._end = self.scanner.feed(chunk)
         self._room(64)
         if offset == 0:
             self._refuse_windows(end)

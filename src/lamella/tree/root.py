@@ -80,12 +80,16 @@ class Root:
             os.close(fd)
 
     def real_path(
-        self, path: bytes, below: Below | None = None, barred: Callable[[bytes], bool] | None = None
+        self,
+        path: bytes,
+        below: Below | None = None,
+        barred: Callable[[bytes], bool] | None = None,
+        passed: set[bytes] | None = None,
     ) -> bytes | None:
         """Return where directory ``path`` is when symlinks are followed as if this root were ``/``; None for nowhere.
 
         ``below`` says what directories under this one have where it has nothing itself, ``barred`` which symlinks
-        lead nowhere.
+        lead nowhere; ``passed`` receives every path that was looked at.
         """
         done: list[bytes] = []
         todo = _parts(path)
@@ -95,7 +99,10 @@ class Root:
             if part == b"..":
                 done[-1:] = []
                 continue
-            found = self._peek(b"/".join(done), part) or (below and below(b"/".join([*done, part])))
+            at = b"/".join([*done, part])
+            if passed is not None:
+                passed.add(at)
+            found = self._peek(b"/".join(done), part) or (below and below(at))
             if not found:
                 return None
             mode, target = found
@@ -103,7 +110,7 @@ class Root:
                 done.append(part)
                 continue
             links += 1
-            if not stat.S_ISLNK(mode) or links > _MAX_LINKS or (barred and barred(b"/".join([*done, part]))):
+            if not stat.S_ISLNK(mode) or links > _MAX_LINKS or (barred and barred(at)):
                 return None
             done = [] if target.startswith(b"/") else done
             todo += _parts(target)
