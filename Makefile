@@ -1,6 +1,7 @@
 # One line a verb. Each installs what it needs: Python packages into .venv, programs (as root, with apt) for the tests.
 SHELL := /bin/bash
 JOBS ?= 2
+BENCH ?= build/bench.json
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := python -m pytest -p no:cacheprovider -n $(JOBS)
@@ -13,7 +14,7 @@ quick: env-test        ; $(PYTEST) -m "not slow" --ignore=tests/laws
 test:  env-test peers  ; $(PYTEST)
 lint:  env-lint        ; ruff check . && cython-lint src && codespell
 types: env-test env-lint; mypy && python -m mypy.stubtest --allowlist .ci/stubtest-allow --ignore-unused-allowlist $$(.ci/kernels)
-bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.bench
+bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.bench -o $(BENCH)
 cov:   env-test peers  ; .ci/coverage -n $(JOBS)
 asan:  env-test        ; .ci/sanitize -n $(JOBS) tests/kernels
 fuzz:  env-test        ; HYPOTHESIS_PROFILE=fuzz .ci/sanitize -n $(JOBS) -m hypothesis tests

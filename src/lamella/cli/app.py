@@ -20,6 +20,7 @@ __all__ = ["main", "program"]
 # command -> module of lamella.cli; a command is loaded when it is asked for, so that none waits for another's imports
 COMMANDS = {
     "apply": "layer",
+    "bench": "bench",
     "changes": "layer",
     "demo": "demo",
     "diff": "layer",

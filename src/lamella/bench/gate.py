@@ -1,0 +1,148 @@
+"""What is demanded of a run: targets, the floors below which a figure is a defect, and the verdicts.
+
+The numbers are the project's own promises; a ratio is of medians of wall times, from runs that took turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lamella.bench.panel import Run
+
+__all__ = ["TARGETS", "Figure", "Target", "costs", "judge", "verdict"]
+
+Verdict = Literal["met", "missed", "defect"]
+Runs = Mapping[tuple[str, str, str], Run]  # panel, file system, contender
+OURS = "lamella"
+TIMES = "\N{MULTIPLICATION SIGN}"
+AUTO_CPU = 1.3 / 68_000  # seconds an entry
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One demand. ``sense`` ">=" or "<=" is between the value and ``limit``; beyond ``floor`` it is a defect.
+
+    ``kind``: "faster" is peer's wall time ÷ ours, "share" ours ÷ peer's, "cpu" our CPU seconds, "rss" our peak in MB,
+    "further" bytes an entry from ``peer`` to ``ours``, "calls" system calls a file from ``peer`` to ``ours``.
+    """
+
+    panel: str
+    fs: str
+    kind: Literal["faster", "share", "cpu", "rss", "further", "calls"]
+    ours: str
+    peer: str
+    sense: Literal[">=", "<="]
+    limit: float
+    floor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A target, the value that a run gave it, and the verdict."""
+
+    target: Target
+    value: float
+    limit: float
+    verdict: Verdict
+
+    @property
+    def text(self) -> str:
+        """Say the value as a table does."""
+        return _TEXTS[self.target.kind](self.value)
+
+    @property
+    def wanted(self) -> str:
+        """Say the limit as a table does."""
+        return f"{'≥' if self.target.sense == '>=' else '≤'} {_TEXTS[self.target.kind](self.limit)}"
+
+
+_TEXTS: dict[str, Callable[[float], str]] = {
+    "faster": lambda value: f"{value:.2f}{TIMES}",
+    "share": lambda value: f"{value:.2f} of its time",
+    "cpu": lambda value: f"{value:.2f} s CPU",
+    "rss": lambda value: f"{value:.0f} MB",
+    "further": lambda value: f"{value:.0f} B an entry",
+    "calls": lambda value: f"{value:.2f} a file",
+}
+
+
+def _faster(panel: str, fs: str, peer: str, limit: float, *, floor: float | None = None, ours: str = OURS) -> Target:
+    return Target(panel, fs, "faster", ours, peer, ">=", limit, floor)
+
+
+def _diff(kind: Literal["share", "cpu"], ours: str, peer: str, limit: float, floor: float | None = None) -> list[Target]:
+    return [Target("diff", fs, kind, ours, peer, "<=", limit, floor) for fs in ("tmpfs", "ext4")]
+
+
+TARGETS: tuple[Target, ...] = (
+    _faster("apply gzip", "tmpfs", "tarfile", 3.5, floor=2.5),
+    _faster("apply gzip", "tmpfs", "bsdtar", 2.2),
+    _faster("apply gzip", "tmpfs", "umoci", 4.0),
+    _faster("apply gzip", "tmpfs", "GNU tar + igzip", 1.4, floor=1.1),
+    Target("apply gzip", "tmpfs", "rss", OURS, "", "<=", 120, 200),
+    _faster("apply gzip", "ext4", "tarfile", 3.5, floor=2.5),
+    _faster("apply gzip", "ext4", "bsdtar", 2.2),
+    _faster("apply gzip", "ext4", "umoci", 4.0),
+    _faster("apply gzip", "ext4", "GNU tar + igzip", 1.6, floor=1.1),
+    _faster("apply plain", "tmpfs", "GNU tar", 1.3),
+    _faster("apply plain", "ext4", "GNU tar", 1.6),
+    _faster("apply zstd", "tmpfs", "lamella, gzip", 1.0),
+    _faster("decode", "tmpfs", "lamella, gzip", 1.3, ours="lamella, zstd"),
+    _faster("list", "tmpfs", "tarfile", 14.0, floor=8.0),
+    _faster("list", "tmpfs", "GNU tar -t", 1.0),
+    *_diff("share", "lamella, never", "rsync -n -a", 0.4, 1.0),
+    *_diff("share", "lamella, never, xattrs", "rsync -n -aX", 0.5),
+    *_diff("cpu", OURS, "", AUTO_CPU),
+    _faster("write plain", "tmpfs", "tarfile", 3.8),
+    _faster("write gzip", "tmpfs", "tarfile, zlib level 6", 8.0),
+)
+
+
+def costs(names: tuple[str, str, str, str], million: str, files: tuple[str, str]) -> tuple[Target, ...]:
+    """Return the targets of what is counted; the contenders' names differ with the size of the run."""
+    plain, heavy, few, many = names
+    return (
+        Target("memory", "tmpfs", "rss", plain, "", "<=", 120, 200),
+        Target("memory", "tmpfs", "rss", heavy, "", "<=", 120, 200),
+        Target("memory", "tmpfs", "further", many, few, "<=", 160),
+        Target("memory of diff", "tmpfs", "rss", million, "", "<=", 400),
+        Target("system calls", "tmpfs", "calls", files[1], files[0], "<=", 4.2),
+    )
+
+
+def verdict(value: float, sense: Literal[">=", "<="], limit: float, floor: float | None = None) -> Verdict:
+    """Judge ``value``: "met", "missed", or "defect" where a floor is not reached either."""
+    if (value >= limit) if sense == ">=" else (value <= limit):
+        return "met"
+    if floor is not None and ((value < floor) if sense == ">=" else (value > floor)):
+        return "defect"
+    return "missed"
+
+
+def judge(targets: tuple[Target, ...], runs: Runs, n_entries: int) -> list[Figure]:
+    """Return a figure for each target whose runs are there; the limit of "cpu" is for ``n_entries``."""
+    figures = []
+    for target in targets:
+        ours, peer = (runs.get((target.panel, target.fs, name)) for name in (target.ours, target.peer))
+        if ours is None or (target.peer and peer is None):
+            continue
+        limit = target.limit * n_entries if target.kind == "cpu" else target.limit
+        value = _value(target.kind, ours, peer or ours)
+        figures.append(Figure(target, value, limit, verdict(value, target.sense, limit, target.floor)))
+    return figures
+
+
+def _value(kind: str, ours: Run, peer: Run) -> float:
+    if kind == "faster":
+        return peer.wall / ours.wall
+    if kind == "share":
+        return ours.wall / peer.wall
+    if kind == "cpu":
+        return ours.cpu
+    if kind == "rss":
+        return ours.rss / 1e6
+    if kind == "further":
+        return (ours.rss - peer.rss) / int(ours.facts["entries"] - peer.facts["entries"])
+    return int(ours.facts["calls"] - peer.facts["calls"]) / int(ours.facts["files"] - peer.facts["files"])
