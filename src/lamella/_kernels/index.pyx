@@ -53,6 +53,27 @@ def insert(uint32_t[::1] slots not None, uint64_t seed, tuple columns not None, 
     return n_taken
 
 
+def refill(uint32_t[::1] slots not None, uint64_t seed, tuple columns not None, const uint32_t[::1] old not None):
+    """Enter every row of the index ``old`` (same seed and columns) into ``slots``, a larger one without those rows.
+
+    ValueError when the slots cannot hold them or a row is outside the table.
+    """
+    cdef Rows r
+    cdef uint64_t mask = _mask(slots)
+    cdef Py_ssize_t i, n = old.shape[0]
+    cdef bint fits = True
+    rows_acquire(&r, columns, False)
+    try:
+        with nogil:
+            for i in range(n):
+                if old[i] and fits:
+                    fits = old[i] <= r.cap and index_put(&slots[0], mask, seed, &r, <Py_ssize_t>old[i] - 1) != -2
+        if not fits:
+            raise ValueError("index is full or holds a row outside the table")
+    finally:
+        rows_release(&r)
+
+
 cdef int _less(const Rows* r, int64_t a, int64_t b) noexcept nogil:
     cdef const uint8_t* p
     cdef const uint8_t* q

@@ -187,11 +187,9 @@ class Placement:
     def _room(self, more: int) -> None:
         rows = self.builder.n_rows + more
         if rows * 4 // 3 + 2 > len(self._slots):
-            entered = np.flatnonzero(self._slots)
-            rows_in = np.sort(self._slots[entered]).astype(np.int64) - 1
-            self._slots = np.zeros(1 << (rows * 4 // 3 + 2).bit_length(), np.uint32)
-            for begin, end in _runs(rows_in):
-                index.insert(self._slots, _SEED, self.builder.columns, begin, end)
+            larger = np.zeros(1 << (rows * 4 // 3 + 2).bit_length(), np.uint32)
+            index.refill(larger, _SEED, self.builder.columns, self._slots)
+            self._slots = larger
 
     # -- placing --------------------------------------------------------------------------------------------------
 
@@ -283,15 +281,6 @@ class Placement:
                 more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
                 lines.append(f"{message}: {path}{more}")
         return lines
-
-
-def _runs(rows: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    if not len(rows):
-        return []
-    cuts = np.flatnonzero(np.diff(rows) > 1)
-    begins = np.concatenate([rows[:1], rows[cuts + 1]])
-    ends = np.concatenate([rows[cuts], rows[-1:]]) + 1
-    return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
 def _undecided(special: int, row: int) -> bool:
