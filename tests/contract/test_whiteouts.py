@@ -293,6 +293,15 @@ def test_022_a_marker_has_no_metadata(scratch, whiteouts):
         assert (m.uname, m.gname, m.pax_headers) == ("", "", {})
 
 
+@pytest.mark.requires("root")
+def test_023_closed_directories_are_removed_without_privilege(nobody_box):
+    lower = (*BELOW, Chmod("d/sub", 0), Chmod("d", 0), Dir("o"), File("o/f"), Chmod("o", 0o500))
+    outcome = attempt(nobody_box, lower, whiteout("d"), opaque("o"), rootless=True)
+    assert outcome.kind == (), outcome.trace
+    assert shape(outcome.tree) == {"e": "file", "o": "dir"}
+    assert outcome.tree[b"o"].mode == 0o500
+
+
 def test_023_links_below_a_removed_directory_live_on(scratch):
     root = tree(scratch / "r", *BELOW, Hardlink("d/sub/link", "e"))
     apply(root, whiteout("d"))

@@ -1,7 +1,7 @@
 """Open below a descriptor and never outside it, and what a placing thread needs of the process."""
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
-from lamella._kernels._sys cimport (CLONE_FS, errno, lam_open_beneath,
+from lamella._kernels._sys cimport (CLONE_FS, errno, lam_fchmodat, lam_open_beneath,
                                     lam_open_by_parts, syncfs, umask, unshare)
 
 
@@ -15,6 +15,17 @@ def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=Fals
     if got < 0:
         raise OSError(e, strerror(e).decode(), path)
     return got
+
+
+def chmod(int fd, bytes name not None, unsigned int mode):
+    """Set the mode of ``name`` in the directory ``fd``, following no symlink where the kernel can refuse to (6.6)."""
+    cdef const char* text = name
+    cdef int got, e
+    with nogil:
+        got = lam_fchmodat(fd, text, mode)
+        e = errno
+    if got < 0:
+        raise OSError(e, strerror(e).decode(), name)
 
 
 def private_umask():

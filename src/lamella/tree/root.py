@@ -141,7 +141,7 @@ class Root:
                 return False
             os.unlink(name, dir_fd=dir_fd)
             return True
-        gone = self.empty(os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=dir_fd), path, keep)
+        gone = self.empty(_open_closed(dir_fd, name), path, keep)
         own = keep is not None and keep(path)  # asked in any case: who keeps may want to note it
         if own or not gone:
             return False
@@ -150,28 +150,30 @@ class Root:
 
     def empty(self, fd: int, path: bytes, keep: Callable[[bytes], bool] | None = None) -> bool:
         """Remove everything below the directory ``fd`` (closed here) but what ``keep`` wants; True when all is gone."""
-        # a frame a level: its path, the subdirectories still to visit, its identity, whether something stayed
-        frames: list[tuple[bytes, list[bytes], tuple[int, int]]] = []
+        # a frame a level: its path, the subdirectories still to visit, its status, whether something stayed
+        frames: list[tuple[bytes, list[bytes], os.stat_result]] = []
         stayed: list[bool] = []
         try:
             frames.append(_unlink_files(fd, path, keep, stayed))
             while True:
                 at, todo, _ = frames[-1]
                 if todo:
-                    child = os.open(todo[-1], _DIR | os.O_NOFOLLOW, dir_fd=fd)
+                    child = _open_closed(fd, todo[-1])
                     os.close(fd)
                     fd = child
                     frames.append(_unlink_files(fd, join(at, todo[-1]), keep, stayed))
                     continue
-                frames.pop()
+                _, _, was = frames.pop()
                 kept = stayed.pop()
+                parent = os.open(b"..", _DIR, dir_fd=fd) if frames else -1
+                if _closed(was):
+                    os.fchmod(fd, stat.S_IMODE(was.st_mode))
                 if not frames:
                     return not kept
-                parent = os.open(b"..", _DIR, dir_fd=fd)
                 os.close(fd)
                 fd = parent
                 info = os.fstat(fd)
-                if (info.st_dev, info.st_ino) != frames[-1][2]:
+                if (info.st_dev, info.st_ino) != (frames[-1][2].st_dev, frames[-1][2].st_ino):
                     raise OSError(errno.ESTALE, "directory was moved while it was removed", at)
                 own = keep is not None and keep(at)
                 if own or kept:
@@ -183,12 +185,34 @@ class Root:
             os.close(fd)
 
 
+def _closed(info: os.stat_result) -> bool:
+    """Tell whether a directory keeps its own owner from changing it."""
+    return info.st_mode & 0o700 != 0o700 and 0 != os.geteuid() == info.st_uid
+
+
+def _open_closed(dir_fd: int, name: bytes) -> int:
+    """Open a directory to remove what is in it, though its mode may forbid that to its owner (tests/contract 23)."""
+    try:
+        return os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=dir_fd)
+    except PermissionError:
+        info = lstat(dir_fd, name)
+        if info is None or not _closed(info):
+            raise
+    confine.chmod(dir_fd, name, stat.S_IMODE(info.st_mode) | 0o500)
+    try:
+        return os.open(name, _DIR | os.O_NOFOLLOW, dir_fd=dir_fd)
+    finally:
+        confine.chmod(dir_fd, name, stat.S_IMODE(info.st_mode))
+
+
 def _unlink_files(
     fd: int, path: bytes, keep: Callable[[bytes], bool] | None, stayed: list[bool]
-) -> tuple[bytes, list[bytes], tuple[int, int]]:
+) -> tuple[bytes, list[bytes], os.stat_result]:
     dirs = []
     stayed.append(False)
     info = os.fstat(fd)
+    if _closed(info):
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) | 0o700)
     with os.scandir(fd) as entries:
         listed = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
     for name, is_dir in listed:
@@ -198,4 +222,4 @@ def _unlink_files(
             stayed[-1] = True
         else:
             os.unlink(name, dir_fd=fd)
-    return path, dirs, (info.st_dev, info.st_ino)
+    return path, dirs, info
