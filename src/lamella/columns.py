@@ -21,6 +21,8 @@ ARENA = AT["arena"]
 EXT_XATTR, EXT_UNAME, EXT_GNAME, EXT_PAX, EXT_SPARSE, EXT_ATIME = 1, 2, 3, 4, 5, 6
 F_ATIME, F_SPARSE, F_DOTDOT, F_GHOST, F_IMPLIED, F_EXISTED, F_HOST = 1, 2, 4, 8, 16, 32, 64
 
+_MANY_ROWS, _MANY_BYTES = 1 << 16, 1 << 22  # room that a growing table is given at once
+
 Columns = tuple[Any, ...]
 
 
@@ -49,19 +51,27 @@ class TableBuilder:
     def grow(self, rows: int = 0, arena: int = 0) -> None:
         """Make room for at least ``rows`` more rows and ``arena`` more arena bytes.
 
-        A sixteenth more than is there, so that memory follows use closely; the allocator moves pages, not bytes.
+        What outgrows its beginnings moves to room for a whole tree at once: memory that is not touched costs nothing.
+        From there on a sixteenth more than is there, so that memory follows use closely; resize() writes what it adds,
+        but moves pages, not bytes.
         """
         if self.n_rows + rows > self.capacity:
-            self.capacity = max(self.n_rows + rows, self.capacity + max(self.capacity // 16, 8192))
+            self.capacity = max(self.n_rows + rows, self.capacity + max(self.capacity // 16, 8192), _MANY_ROWS)
             self._resize(self.capacity, arena=False)
         if self.arena_used + arena > self.arena_capacity:
             step = max(self.arena_capacity // 16, 1 << 19)
-            self.arena_capacity = max(self.arena_used + arena, self.arena_capacity + step)
+            self.arena_capacity = max(self.arena_used + arena, self.arena_capacity + step, _MANY_BYTES)
             self._resize(self.arena_capacity, arena=True)
 
     def _resize(self, size: int, *, arena: bool) -> None:
         for i, array in enumerate(self._arrays):
-            if array is not None and (i == ARENA) == arena:
+            if array is None or (i == ARENA) != arena:
+                continue
+            if len(array) < size <= (_MANY_BYTES if arena else _MANY_ROWS):
+                larger = np.empty(size, array.dtype)
+                larger[: len(array)] = array
+                self._arrays[i] = larger
+            else:
                 array.resize(size, refcheck=False)
 
     def snapshot(self) -> Columns:

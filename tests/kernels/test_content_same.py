@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +199,10 @@ def test_eight_system_calls_a_pair(scratch):
     opened = [n for n, line in enumerate(log.read_text().splitlines()) if "O_NOATIME" in line]
     assert len(opened) == 800
     assert (opened[-1] - opened[1]) / 399 <= 8.05
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "aarch64"}, reason="_syscall.pxd knows no other registers")
+def test_no_call_of_a_pair_goes_through_the_c_library():
+    strings = set(Path(content.__file__).read_bytes().split(b"\0"))
+    assert strings & {b"pread", b"pread64", b"fstat", b"fstat64"} == set()
+    assert b"lseek" in strings or b"lseek64" in strings

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +211,29 @@ def test_a_hundred_thousand_names_in_one_directory(scratch):
     table, _ = walked(scratch, rows=100_002, arena=1 << 22, options=0)
     assert list(table.paths) == sorted([b"", b"f", *names])
     assert set(table.link_group[1:].tolist()) == {1}
+
+
+@pytest.mark.parametrize("prefix", [b"", b"p", b"prefix-", b"a-prefix-of-more-bytes"])
+def test_names_that_differ_late_or_only_in_length_are_in_order(scratch, prefix):
+    # the order is found by eight bytes at a time, behind what all names share
+    ends = [b"", b"\x01", b"\x7f", b"\x80", b"\xff", b"\x80\x01", b"yz"]
+    names = {prefix + b"x" * n + end for n in range(26) for end in ends} - {b""}
+    with opened(scratch) as fd:
+        for name in names:
+            os.mknod(name, dir_fd=fd)
+    for scratch_bytes in (8, 1 << 16):
+        table, _ = walked(scratch, options=0, scratch=scratch_bytes, fit=guarded)
+        assert list(table.paths) == sorted([b"", *names])
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "aarch64"}, reason="_syscall.pxd knows no other registers")
+def test_no_call_on_the_hot_road_goes_through_the_c_library():
+    # the first return behind a system call is dear: what the wrappers of openat, getdents64, statx and the like cost
+    library = {b"openat", b"openat64", b"getdents64", b"readlinkat", b"close", b"fchdir", b"llistxattr", b"flistxattr",
+               b"lgetxattr", b"fgetxattr", b"syscall", b"__errno_location"}  # fmt: skip
+    strings = set(Path(walk.__file__).read_bytes().split(b"\0"))
+    assert strings & library <= {b"__errno_location"}  # that of unshare
+    assert b"unshare" in strings
 
 
 def test_a_name_that_is_gone_when_its_turn_comes_is_a_ghost(scratch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from hypothesis import given
 
 import lamella
 from lamella._kernels import walk
+from lamella.columns import TableBuilder
 from lamella.testing import strategies
 from lamella.testing.listing import listing
 from lamella.testing.trees import Dir, File, Hardlink, Socket, Symlink, build
@@ -193,3 +195,38 @@ def test_one_statx_and_one_list_of_attributes_an_entry(scratch, xattrs):
     assert calls["getdents64"] == 100
     assert calls["readlinkat"] == 9
     assert listed == (1060 if xattrs == "all" else 0)
+
+
+def test_a_tree_of_thousands_is_read_in_a_few_crossings(scratch, monkeypatch):
+    (scratch / "d").mkdir()
+    with directory(scratch / "d") as fd:
+        for i in range(20_000):
+            os.mknod(f"a-name-of-some-length-{i}", dir_fd=fd)
+    crossings = []
+    rows = walk.rows
+
+    def counted(*arguments):
+        crossings.append(None)
+        return rows(*arguments)
+
+    monkeypatch.setattr(walk, "rows", counted)
+    assert len(scan(scratch, xattrs="none")) == 20_002
+    assert len(crossings) <= 6  # more rows once, more bytes once; more scratch each time a large directory doubles it
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def test_room_for_a_whole_tree_is_not_touched_before_it_is_used():
+    builder = TableBuilder("tree", 64, 4096)
+    for i, column in enumerate(builder.columns):
+        if column is not None:
+            column[:10] = i
+    builder.n_rows = builder.arena_used = 10
+    before = faults()
+    builder.grow(rows=5000, arena=1 << 19)
+    assert builder.capacity >= 5010
+    assert faults() - before < 80  # one page of each column, and what Python itself wants; room alone has 1,300
+    assert all(c is None or (c[:10] == i).all() for i, c in enumerate(builder.columns))
+    assert [len(c) for c in builder.finish() if c is not None] == [10] * 19

@@ -8,13 +8,22 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 from lamella._kernels._rows cimport Rows, row_path
 from lamella._kernels._sys cimport (
-    EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH,
-    O_RDONLY, close, errno, lam_open_beneath, lam_open_by_parts, openat,
+    EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH,
+    O_RDONLY, close, errno, lam_open_beneath, lam_open_by_parts,
 )
+from lamella._kernels._syscall cimport lam_call
 
 cdef extern from *:
+    """
+    LAM_INLINE int lam_open_file(int fd, const char *name, int how) {
+        long r;
+        LAM_CALL(r, SYS_openat, fd, LAM_PTR(name), how, 0, 0, 0);
+        return (int)r;
+    }
+    """
     enum:
         ENXIO, O_NOATIME, O_NOCTTY, O_NONBLOCK
+    int lam_open_file(int fd, const char* name, int how) noexcept nogil      # -errno for an error
 
 cdef enum:
     BELOW_BY_PARTS = 1    # open component by component, as where the kernel has no openat2
@@ -115,13 +124,10 @@ cdef inline int open_row(int root, Below* dir, const Rows* r, Py_ssize_t row) no
         return fd
     root = fd
     while True:
-        fd = openat(root, name, how if dir.flags & BELOW_ATIME else how | O_NOATIME)
-        if fd >= 0:
+        fd = lam_open_file(root, name, how if dir.flags & BELOW_ATIME else how | O_NOATIME)
+        if fd != -EPERM or dir.flags & BELOW_ATIME:
             return fd
-        if errno == EPERM and not dir.flags & BELOW_ATIME:
-            dir.flags |= BELOW_ATIME
-        elif errno != EINTR:
-            return -errno
+        dir.flags |= BELOW_ATIME
 
 cdef inline bint is_gone(int err) noexcept nogil:
     """Tell an errno of open_row() that says: there is no such file, or something else has its name."""

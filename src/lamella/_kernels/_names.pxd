@@ -3,7 +3,27 @@
 Names are NUL-terminated strings at offsets of ``text``; nothing at or beyond ``end`` is read, whatever the bytes say.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove
+
+cdef extern from *:
+    """
+    #include <endian.h>
+    #include <stdint.h>
+    #include <string.h>
+    static inline uint64_t lam_name_key(const uint8_t *p) {
+        /* 8 bytes as a number whose highest byte is the first, those from a NUL on as zeros */
+        const uint64_t low = 0x7f7f7f7f7f7f7f7fULL;
+        uint64_t x, nul;
+        memcpy(&x, p, 8);
+        x = be64toh(x);
+        nul = ~(((x & low) + low) | x | low);
+        return nul ? x & ~(~(uint64_t)0 >> (__builtin_clzll(nul) & ~7)) : x;
+    }
+    """
+    uint64_t lam_name_key(const uint8_t* p) noexcept nogil
+
+cdef enum:
+    RUN = 8                  # so many items are sorted by insertion, before runs are merged
 
 cdef struct NameItem:
     uint64_t key             # the 8 bytes after the prefix that all names share, the first in the highest byte
@@ -11,21 +31,25 @@ cdef struct NameItem:
 
 cdef inline uint64_t name_key(const uint8_t* text, uint64_t at, uint64_t end) noexcept nogil:
     """Return up to 8 bytes of the name at ``at`` as a number that compares as they do; zeros follow its end."""
-    cdef uint64_t key = 0
+    cdef uint8_t last[8]
     cdef int i
+    if at < end and end - at >= 8:
+        return lam_name_key(text + at)
     for i in range(8):
-        if at >= end or text[at] == 0:
-            return key << (8 * (8 - i))
-        key = key << 8 | text[at]
-        at += 1
-    return key
+        last[i] = text[at + i] if at < end and end - at > <uint64_t>i else 0
+    return lam_name_key(last)
 
 cdef inline int name_cmp(const uint8_t* text, uint64_t p, uint64_t q, uint64_t end) noexcept nogil:
     """Compare the names at ``p`` and ``q``: negative, 0 or positive."""
-    while p < end and q < end and text[p] == text[q] and text[p] != 0:
-        p += 1
-        q += 1
-    return (<int>text[p] if p < end else 0) - (<int>text[q] if q < end else 0)
+    cdef uint64_t x, y
+    while True:
+        x, y = name_key(text, p, end), name_key(text, q, end)
+        if x != y:
+            return -1 if x < y else 1
+        if x & 0xFF == 0:
+            return 0
+        p += 8
+        q += 8
 
 cdef inline int item_cmp(const uint8_t* text, uint64_t skip, uint64_t end, const NameItem* a,
                          const NameItem* b) noexcept nogil:
@@ -39,36 +63,69 @@ cdef inline int item_cmp(const uint8_t* text, uint64_t skip, uint64_t end, const
 cdef inline uint64_t shared_prefix(const uint8_t* text, uint64_t end, const NameItem* items,
                                    Py_ssize_t n) noexcept nogil:
     """Return how many bytes all ``n`` names begin with."""
-    cdef uint64_t skip = end, i, p, q
+    cdef uint64_t skip = end, i, p = items[0].off if n else 0, q
     cdef Py_ssize_t k
     for k in range(1, n):
-        i, p, q = 0, items[0].off, items[k].off
+        q = items[k].off
+        if k > 1 and skip <= end - q and memcmp(text + p, text + q, skip) == 0:
+            continue                                  # text[p:p + skip] has no NUL
+        i = 0
         while i < skip and p + i < end and q + i < end and text[p + i] == text[q + i] and text[p + i] != 0:
             i += 1
         skip = i
+        if skip == 0:
+            break
     return skip if n > 1 else 0
+
+cdef inline void _sort_run(const uint8_t* text, uint64_t skip, uint64_t end, NameItem* items,
+                           Py_ssize_t n) noexcept nogil:
+    cdef NameItem item
+    cdef Py_ssize_t i, k
+    for k in range(1, n):
+        item = items[k]
+        i = k
+        while i > 0 and item_cmp(text, skip, end, &item, &items[i - 1]) < 0:
+            items[i] = items[i - 1]
+            i -= 1
+        items[i] = item
+
+cdef inline void _merge_runs(const uint8_t* text, uint64_t skip, uint64_t end, const NameItem* items, NameItem* out,
+                             Py_ssize_t mid, Py_ssize_t hi) noexcept nogil:
+    # items[:mid] and items[mid:hi] are sorted. Which of two keys is less is anybody's guess: arithmetic, no branch
+    cdef Py_ssize_t i = 0, j = mid, k = 0, right
+    while i < mid and j < hi:
+        if items[i].key != items[j].key:
+            right = items[j].key < items[i].key
+        else:
+            right = item_cmp(text, skip, end, &items[j], &items[i]) < 0
+        out[k] = items[i + right * (j - i)]
+        j += right
+        i += 1 - right
+        k += 1
+    memcpy(out + k, items + i, (mid - i) * sizeof(NameItem))
+    memcpy(out + k + mid - i, items + j, (hi - j) * sizeof(NameItem))
 
 cdef inline NameItem* sort_names(const uint8_t* text, uint64_t end, NameItem* items, NameItem* spare,
                                  Py_ssize_t n) noexcept nogil:
-    """Sort the items by name (their ``off`` is given, ``key`` is set here); returns ``items`` or ``spare``, where they are."""
+    """Sort the items by name (their ``off`` < ``end`` is given, ``key`` is set here).
+
+    Returns ``items`` or ``spare``, where they are.
+    """
     cdef uint64_t skip = shared_prefix(text, end, items, n)
-    cdef Py_ssize_t width = 1, lo, mid, hi, i, j, k
-    for k in range(n):
-        items[k].key = name_key(text, items[k].off + skip, end)
+    cdef Py_ssize_t width = RUN, lo, mid, hi
+    for lo in range(n):
+        items[lo].key = name_key(text, items[lo].off + skip, end)
+    lo = 0
+    while lo < n:
+        _sort_run(text, skip, end, items + lo, n - lo if n - lo < RUN else RUN)
+        lo += RUN
     while width < n:
         lo = 0
         while lo < n:
-            mid = lo + width if lo + width < n else n
-            hi = mid + width if mid + width < n else n
-            i, j = lo, mid
-            for k in range(lo, hi):
-                if i < mid and (j >= hi or item_cmp(text, skip, end, &items[j], &items[i]) >= 0):
-                    spare[k] = items[i]
-                    i += 1
-                else:
-                    spare[k] = items[j]
-                    j += 1
-            lo = hi
+            mid = width if width < n - lo else n - lo
+            hi = 2 * width if 2 * width < n - lo else n - lo
+            _merge_runs(text, skip, end, items + lo, spare + lo, mid, hi)
+            lo += hi
         items, spare = spare, items
         width *= 2
     return items

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from lamella._kernels._names cimport NameItem, sort_names
 from lamella._kernels._rows cimport EXT_HEADER, EXT_XATTR
-from lamella._kernels._statx cimport ENODATA, ENOTSUP, ERANGE, errno, lam_getxattr, lam_listxattr
+from lamella._kernels._statx cimport ENODATA, ENOTSUP, ERANGE, lam_getxattr, lam_listxattr
 from lamella._kernels._status cimport OK, OS_ERROR, OUTPUT_FULL
 
 cdef enum:
@@ -27,35 +27,30 @@ cdef struct XattrRun:
     int64_t nbytes           # result: bytes of the run
     int64_t need_scratch     # with OUTPUT_FULL: what scratch_cap, or
     int64_t need_out         # ... out_cap, should be at least
+    int error                # with OS_ERROR: errno
 
 cdef inline int64_t _list_into(const XattrRun* x) noexcept nogil:
     cdef int64_t room = x.scratch_cap if x.scratch_cap < MAX_XATTR else MAX_XATTR
     cdef int64_t n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, room if room < SMALL else SMALL)
-    if n < 0 and errno == ERANGE and room > SMALL:
+    if n == -ERANGE and room > SMALL:
         n = lam_listxattr(x.fd, x.name, x.by_cwd, <char*>x.scratch, room)
     return n
 
 cdef inline int64_t _get_into(const XattrRun* x, const char* key, uint8_t* p, int64_t room) noexcept nogil:
     cdef int64_t n = lam_getxattr(x.fd, x.name, x.by_cwd, key, p, room if room < SMALL else SMALL)
-    if n < 0 and errno == ERANGE and room > SMALL:
+    if n == -ERANGE and room > SMALL:
         n = lam_getxattr(x.fd, x.name, x.by_cwd, key, p, room if room < MAX_XATTR else MAX_XATTR)
     return n
 
 cdef inline bint _key_is(const uint8_t* key, int64_t n, const char* name, int64_t m) noexcept nogil:
     return n == m and memcmp(key, name, n) == 0
 
-cdef inline int _list(XattrRun* x, NameItem** items, int64_t* n_items) noexcept nogil:
-    # the names that are kept, sorted; ``off`` counts from scratch
-    cdef int64_t n, at = 0, m, begin
+cdef inline int _list(XattrRun* x, int64_t n, NameItem** items, int64_t* n_items) noexcept nogil:
+    # the names that are kept of the ``n`` bytes in scratch, sorted; ``off`` counts from scratch
+    cdef int64_t at = 0, m, begin
     cdef const uint8_t* nul
     cdef bint kept
     n_items[0] = 0
-    n = _list_into(x) if x.scratch_cap >= KEY_ROOM else -1
-    if n < 0 and (x.scratch_cap < KEY_ROOM or errno == ERANGE and x.scratch_cap < MAX_XATTR):
-        x.need_scratch = 4096 if x.scratch_cap < KEY_ROOM else MAX_XATTR
-        return OUTPUT_FULL
-    if n < 0:
-        return OK if errno == ENOTSUP else OS_ERROR
     begin = (n + 7) & ~<int64_t>7
     m = n // 2 + 1                                    # a name and its NUL are two bytes at least
     if n and x.scratch_cap - begin < 2 * m * <int64_t>sizeof(NameItem):
@@ -90,11 +85,12 @@ cdef inline int _put(XattrRun* x, int64_t key_off) noexcept nogil:
         x.need_out = x.nbytes + EXT_HEADER + n + 4096
         return OUTPUT_FULL
     got = _get_into(x, key, x.out + x.nbytes + EXT_HEADER + n, room)
-    if got < 0 and errno == ERANGE and room < MAX_XATTR:
+    if got == -ERANGE and room < MAX_XATTR:
         x.need_out = x.nbytes + EXT_HEADER + n + MAX_XATTR
         return OUTPUT_FULL
     if got < 0:
-        return OK if errno == ENODATA or errno == ENOTSUP else OS_ERROR       # ENODATA: it was just removed
+        x.error = <int>-got
+        return OK if got == -ENODATA or got == -ENOTSUP else OS_ERROR         # ENODATA: it was just removed
     n16, got32 = <uint16_t>n, <uint32_t>got
     x.out[x.nbytes] = EXT_XATTR
     memcpy(x.out + x.nbytes + 1, &n16, 2)
@@ -103,14 +99,28 @@ cdef inline int _put(XattrRun* x, int64_t key_off) noexcept nogil:
     x.nbytes += EXT_HEADER + n + got
     return OK
 
-cdef inline int read_xattrs(XattrRun* x) noexcept nogil:
-    """Write the run; OK (``nbytes`` 0 for none), OUTPUT_FULL, or OS_ERROR with errno."""
+cdef inline int _read_named(XattrRun* x, int64_t n) noexcept nogil:
     cdef NameItem* items = NULL
-    cdef int64_t n, i
-    cdef int status = _list(x, &items, &n)
-    x.nbytes = 0
+    cdef int64_t i
+    cdef int status = _list(x, n, &items, &n)
     for i in range(n):
         if status != OK:
             break
         status = _put(x, <int64_t>items[i].off)
     return status
+
+cdef inline int read_xattrs(XattrRun* x) noexcept nogil:
+    """Write the run; OK (``nbytes`` 0 for none), OUTPUT_FULL, or OS_ERROR with ``error``."""
+    cdef int64_t n = -ERANGE
+    x.nbytes = x.need_scratch = x.need_out = 0
+    if x.scratch_cap >= KEY_ROOM:
+        n = _list_into(x)
+    if n == 0 or n == -ENOTSUP:
+        return OK
+    if n > 0:
+        return _read_named(x, n)
+    if n == -ERANGE and x.scratch_cap < MAX_XATTR:
+        x.need_scratch = 4096 if x.scratch_cap < KEY_ROOM else MAX_XATTR
+        return OUTPUT_FULL
+    x.error = <int>-n
+    return OS_ERROR

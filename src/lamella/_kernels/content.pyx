@@ -4,7 +4,8 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 from lamella._kernels._below cimport BELOW_BY_PARTS, ENXIO, Below, below_close, is_gone, open_row
 from lamella._kernels._rows cimport Rows, row_path, rows_acquire, rows_release
 from lamella._kernels._status cimport AT_END, BAD_FORMAT, OK, OS_ERROR, OUTPUT_FULL, SPECIAL, Status
-from lamella._kernels._sys cimport EACCES, EINVAL, ENOENT, EPERM, close, errno
+from lamella._kernels._sys cimport EACCES, EINVAL, ENOENT, EPERM, errno
+from lamella._kernels._syscall cimport lam_close
 from lamella._kernels.tarform cimport FAULT_ARENA, Fault, Form, form_core, form_raise, link_first, link_note
 
 cdef extern from *:
@@ -12,16 +13,26 @@ cdef extern from *:
     #include <errno.h>
     #include <sys/stat.h>
     #include <unistd.h>
-    static inline int lam_fstat_file(int fd, int64_t *size) {
-        /* 1: a regular file of this size; 0: something else; -1 and errno */
+    LAM_INLINE int lam_fstat_file(int fd, int64_t *size) {
+        /* 1: a regular file of this size; 0: something else; -errno */
         struct stat st;
-        if (fstat(fd, &st) < 0) return -1;
+    #ifdef LAM_IN_PLACE    /* where the kernel's structure is the library's */
+        long r = lam_call(SYS_fstat, fd, LAM_PTR(&st), 0, 0, 0, 0);
+        if (r < 0) return (int)r;
+    #else
+        if (fstat(fd, &st) < 0) return -errno;
+    #endif
         *size = st.st_size;
         return S_ISREG(st.st_mode);
     }
-    static inline Py_ssize_t lam_pread(int fd, void *p, size_t n, int64_t off) {
-        Py_ssize_t r;
+    LAM_INLINE Py_ssize_t lam_pread(int fd, void *p, size_t n, int64_t off) {
+        Py_ssize_t r;   /* -errno for an error */
+    #ifdef LAM_IN_PLACE
+        LAM_CALL(r, SYS_pread64, fd, LAM_PTR(p), (long)n, (long)off, 0, 0);
+    #else
         do r = pread(fd, p, n, off); while (r < 0 && errno == EINTR);
+        if (r < 0) r = -errno;
+    #endif
         return r;
     }
     """
@@ -43,7 +54,7 @@ STATE_NBYTES = sizeof(Pack)
 
 cdef inline void _close_file(Pack* s) noexcept nogil:
     if s.file > 0:
-        close(s.file - 1)
+        lam_close(s.file - 1)
     s.file = 0
 
 
@@ -91,7 +102,7 @@ cdef Status _open_file(int root, const Rows* r, Pack* s, Form* f, const Work* w,
     s.file = fd + 1
     kind = lam_fstat_file(fd, &now)
     if kind < 0:
-        return _os_error(s, errno)
+        return _os_error(s, -kind)
     if kind == 0:
         return _event(s, EV_VANISHED)
     grew[0] = now > size
@@ -155,7 +166,7 @@ cdef Status _content(Pack* s, const Work* w, uint8_t* p, Py_ssize_t room, Py_ssi
         n = here if here < n else n
         got = lam_pread(s.file - 1, p, n, s.file_off) if n > 0 else 0
         if got < 0:
-            return _os_error(s, errno)
+            return _os_error(s, <int>-got)
         if got == 0:
             _close_file(s)
             return _event(s, EV_SHRANK)
@@ -289,70 +300,83 @@ def release(uint8_t[::1] state not None):
     below_close(&s.dir)
 
 
-cdef int _open_side(int root, Below* dir, const Rows* r, Py_ssize_t row) noexcept nogil:
+# A pair is judged in one loop of functions with one caller each, for the compiler to make one of: see _syscall.pxd.
+cdef struct Side:
+    int root
+    Below* dir
+    const Rows* r
+    uint8_t* buf
+    int fd                   # the row's file, open; else -errno, or CHANGED
+
+
+cdef inline int _open_side(const Side* side, int64_t row) noexcept nogil:
     # a descriptor of a regular file of the row's size; else -errno, or CHANGED
     cdef int64_t size = -1
-    cdef int fd = open_row(root, dir, r, row), kind
+    cdef int fd = open_row(side.root, side.dir, side.r, row), kind
     if fd < 0:
         return fd
     kind = lam_fstat_file(fd, &size)
-    if kind == 1 and size == r.size[row]:
+    if kind == 1 and size == side.r.size[row]:
         return fd
-    close(fd)
-    return -errno if kind < 0 else CHANGED if kind else -ENOENT
+    lam_close(fd)
+    return kind if kind < 0 else CHANGED if kind else -ENOENT
 
 
-cdef Py_ssize_t _fill(int fd, uint8_t* p, Py_ssize_t n, int64_t off) noexcept nogil:
+cdef inline Py_ssize_t _fill(const Side* side, Py_ssize_t n, int64_t off) noexcept nogil:
     """Read n bytes, fewer only at the file's end; or -errno."""
     cdef Py_ssize_t done = 0, got
     while done < n:
-        got = lam_pread(fd, p + done, n - done, off + done)
+        got = lam_pread(side.fd, side.buf + done, n - done, off + done)
         if got < 0:
-            return -errno
+            return got
         if got == 0:
             break
         done += got
     return done
 
 
-cdef int _compare(int fd_a, int fd_b, int64_t size, uint8_t* buf_a, uint8_t* buf_b, Py_ssize_t n,
-                  bint* second) noexcept nogil:
+cdef inline int _compare(const Side* sides, int64_t size, Py_ssize_t n, bint* second) noexcept nogil:
     cdef int64_t off = 0
     cdef Py_ssize_t want, got
+    cdef int k
     while off < size:
         want = <Py_ssize_t>(size - off) if size - off < n else n
-        got = _fill(fd_a, buf_a, want, off)
-        if got != want:
-            return <int>got if got < 0 else DIFFERENT
-        got = _fill(fd_b, buf_b, want, off)
-        if got != want:
-            second[0] = True
-            return <int>got if got < 0 else DIFFERENT
-        if memcmp(buf_a, buf_b, want) != 0:
+        for k in range(2):
+            got = _fill(&sides[k], want, off)
+            if got != want:
+                second[0] = k
+                return <int>got if got < 0 else DIFFERENT
+        if memcmp(sides[0].buf, sides[1].buf, want) != 0:
             return DIFFERENT
         off += want
     return SAME
 
 
-cdef int same_core(int root_a, Below* dir_a, const Rows* a, Py_ssize_t row_a, int root_b, Below* dir_b, const Rows* b,
-                   Py_ssize_t row_b, uint8_t* buf_a, uint8_t* buf_b, Py_ssize_t n, bint* second) noexcept nogil:
-    cdef int64_t size = a.size[row_a]
-    cdef int fd_a, fd_b, verdict
+cdef inline bint _is_one(const Rows* a, int64_t i, const Rows* b, int64_t j) noexcept nogil:
+    return (a.dev != NULL and a.ino != NULL and b.dev != NULL and b.ino != NULL
+            and a.ino[i] != 0 and a.ino[i] == b.ino[j] and a.dev[i] == b.dev[j])
+
+
+cdef inline int _judge(Side* sides, int64_t i, int64_t j, Py_ssize_t n, bint* second) noexcept nogil:
+    cdef int64_t size = sides[0].r.size[i]
+    cdef int verdict = SAME, k
     second[0] = False
-    if size != b.size[row_b]:
+    if size != sides[1].r.size[j]:
         return DIFFERENT
-    if size <= 0 or (a.dev != NULL and a.ino != NULL and b.dev != NULL and b.ino != NULL
-                     and a.ino[row_a] != 0 and a.ino[row_a] == b.ino[row_b] and a.dev[row_a] == b.dev[row_b]):
+    if size <= 0 or _is_one(sides[0].r, i, sides[1].r, j):
         return SAME
-    fd_a = _open_side(root_a, dir_a, a, row_a)
-    if fd_a < 0:
-        return _verdict(fd_a)
-    fd_b = _open_side(root_b, dir_b, b, row_b)
-    second[0] = fd_b < 0
-    verdict = _verdict(fd_b) if fd_b < 0 else _compare(fd_a, fd_b, size, buf_a, buf_b, n, second)
-    close(fd_a)
-    if fd_b >= 0:
-        close(fd_b)
+    sides[1].fd = -1
+    for k in range(2):
+        sides[k].fd = _open_side(&sides[k], j if k else i)
+        if sides[k].fd < 0:
+            second[0] = k
+            verdict = _verdict(sides[k].fd)
+            break
+    if sides[0].fd >= 0 and sides[1].fd >= 0:
+        verdict = _compare(sides, size, n, second)
+    for k in range(2):
+        if sides[k].fd >= 0:
+            lam_close(sides[k].fd)
     return verdict
 
 
@@ -363,27 +387,43 @@ cdef inline int _verdict(int err) noexcept nogil:
     return UNREADABLE if is_gone(-err) or err == -EACCES or err == -EPERM else err
 
 
-cdef int _side_ok(const Rows* r, int64_t row) noexcept nogil:
+cdef inline int _side_ok(const Rows* r, int64_t row) noexcept nogil:
     return 0 <= row < r.cap and r.type[row] == 48
 
 
-cdef int _same_run(int root_a, const Rows* a, const int64_t* rows_a, int root_b, const Rows* b, const int64_t* rows_b,
-                   Py_ssize_t n_pairs, uint8_t* out, uint8_t* scratch, Py_ssize_t half, Below* dirs, Py_ssize_t* done,
-                   bint* second) noexcept nogil:
+cdef int _same_run(Side* sides, const int64_t* rows_a, const int64_t* rows_b, Py_ssize_t n_pairs, uint8_t* out,
+                   Py_ssize_t n, Py_ssize_t* done, bint* second) noexcept nogil:
     """Judge pairs from ``done`` on: 0, 1 at a pair that is none, or -errno; ``done`` is where."""
     cdef int64_t row_a, row_b
     cdef int verdict
     while done[0] < n_pairs:
         row_a, row_b = rows_a[done[0]], rows_b[done[0]]
-        if not (_side_ok(a, row_a) and _side_ok(b, row_b)):
+        if not (_side_ok(sides[0].r, row_a) and _side_ok(sides[1].r, row_b)):
             return 1
-        verdict = same_core(root_a, &dirs[0], a, row_a, root_b, &dirs[1], b, row_b, scratch, scratch + half, half,
-                            second)
+        verdict = _judge(sides, row_a, row_b, n, second)
         if verdict < 0:
             return verdict
         out[done[0]] = <uint8_t>verdict
         done[0] += 1
     return 0
+
+
+cdef inline void _set_side(Side* side, int root, Below* dir, const Rows* r, uint8_t* buf) noexcept nogil:
+    side.root, side.dir, side.r, side.buf, side.fd = root, dir, r, buf, -1
+
+
+cdef int same_core(int root_a, Below* dir_a, const Rows* a, Py_ssize_t row_a, int root_b, Below* dir_b, const Rows* b,
+                   Py_ssize_t row_b, uint8_t* buf_a, uint8_t* buf_b, Py_ssize_t n, bint* second) noexcept nogil:
+    cdef Side sides[2]
+    cdef int64_t i = row_a, j = row_b
+    cdef uint8_t verdict = DIFFERENT
+    cdef Py_ssize_t done = 0
+    cdef int err
+    _set_side(&sides[0], root_a, dir_a, a, buf_a)
+    _set_side(&sides[1], root_b, dir_b, b, buf_b)
+    second[0] = False
+    err = _same_run(sides, &i, &j, 1, &verdict, n, &done, second)
+    return err if err < 0 else -EINVAL if err else verdict
 
 
 def same(int dirfd_a, tuple columns_a not None, int dirfd_b, tuple columns_b not None,
@@ -397,6 +437,7 @@ def same(int dirfd_a, tuple columns_a not None, int dirfd_b, tuple columns_b not
     """
     cdef Rows a, b
     cdef Below dirs[2]
+    cdef Side sides[2]
     cdef Py_ssize_t n = rows_a.shape[0], half = scratch.shape[0] // 2, done = 0
     cdef bint second = False
     cdef int err
@@ -410,9 +451,10 @@ def same(int dirfd_a, tuple columns_a not None, int dirfd_b, tuple columns_b not
     rows_acquire(&a, columns_a, False)
     try:
         rows_acquire(&b, columns_b, False)
+        _set_side(&sides[0], dirfd_a, &dirs[0], &a, &scratch[0])
+        _set_side(&sides[1], dirfd_b, &dirs[1], &b, &scratch[half])
         with nogil:
-            err = _same_run(dirfd_a, &a, &rows_a[0], dirfd_b, &b, &rows_b[0], n, &out[0], &scratch[0], half, dirs,
-                            &done, &second)
+            err = _same_run(sides, &rows_a[0], &rows_b[0], n, &out[0], half, &done, &second)
             below_close(&dirs[0])
             below_close(&dirs[1])
         if err == 1:

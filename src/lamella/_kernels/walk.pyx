@@ -1,30 +1,31 @@
 """Walk one directory tree into rows: see walk.pxd for what it does, _statx.pxd for the calls it makes."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset, strerror
-from lamella._kernels._frames cimport READING, READY, UNSORTED, Frame, frame_load, frame_store
+from libc.string cimport memcmp, memcpy, memset, strerror
+from lamella._kernels._frames cimport READING, READY, Frame, frame_load, frame_store
 from lamella._kernels._index cimport lamella_mix
-from lamella._kernels._names cimport NameItem, list_names, name_cmp, pack_dirents, sort_names
+from lamella._kernels._listing cimport DENTS, DIR_ROOM, NAME_ROOM, next_name, order_names, read_names
 from lamella._kernels._rows cimport Rows, rows_acquire, rows_release
 from lamella._kernels._statx cimport (
-    CLONE_FS, DT_DIR, DT_SOCK, DT_UNKNOWN, EINVAL, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOTDIR, EOVERFLOW,
-    EPERM, ESTALE, S_IFDIR, S_IFLNK, S_IFMT, S_IFSOCK, close, errno, fchdir, lam_getdents, lam_has_xattrat,
-    lam_open_dir, lam_readlink, lam_statx, makedev, put_stat, statx_t, unshare)
+    CLONE_FS, DT_DIR, DT_SOCK, DT_UNKNOWN, EINVAL, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOTDIR, EPERM,
+    ESTALE, S_IFDIR, S_IFLNK, S_IFMT, S_IFSOCK, errno, lam_fchdir, lam_has_xattrat, lam_open_dir, lam_readlink,
+    lam_statx, makedev, put_stat, statx_t, unshare)
 from lamella._kernels._status cimport AT_END, BAD_FORMAT, OK, OS_ERROR, OUTPUT_FULL, SPECIAL
+from lamella._kernels._syscall cimport lam_close
 from lamella._kernels._xattrs cimport XattrRun, read_xattrs
 
 cdef enum:
-    NAME_ROOM = 4096         # a name and its NUL; no file system's names are longer
     LINK_ROOM = 4096         # a link's text; the kernel has no longer ones
-    DIR_ROOM = 4096          # scratch that a directory wants at least
-    DENTS = 65536            # bytes read by one getdents64 at most
     MAX_TRIES = 8            # looks at a name that changes its type between two calls
 
+# A walk is one loop of functions with one caller each, for the compiler to make one function of: see _syscall.pxd.
 cdef struct Walk:
     Rows* r
     uint8_t* scratch
     int64_t cap
     int options
+    int root_fd
     WalkState s              # the caller's, copied in and checked, copied out
+    Frame f                  # the innermost; scratch has it while a deeper one is, and between calls
 
 cdef struct Found:           # one name, before its row is written
     statx_t st
@@ -61,7 +62,7 @@ cdef int _close_outer(Walk* w) noexcept nogil:
     cdef int64_t low = w.s.low
     if low <= 0 or low >= w.s.frame - 1 or _load(w, low, &f) != OK or f.fd < 0:
         return 0
-    close(f.fd)
+    lam_close(f.fd)
     f.fd = -1
     frame_store(w.scratch, low, &f)
     w.s.low = f.above
@@ -69,7 +70,7 @@ cdef int _close_outer(Walk* w) noexcept nogil:
     return 1
 
 
-cdef int _open_dir(Walk* w, int fd, const char* name) noexcept nogil:
+cdef inline int _open_dir(Walk* w, int fd, const char* name) noexcept nogil:
     cdef int got
     if w.s.n_open + 2 > w.s.max_fds:                  # the root's, those, and the new one
         _close_outer(w)
@@ -77,13 +78,13 @@ cdef int _open_dir(Walk* w, int fd, const char* name) noexcept nogil:
         got = lam_open_dir(fd, name, not w.s.bits & WB_ATIME)
         if got >= 0:
             return got
-        if errno == EPERM and not w.s.bits & WB_ATIME:
+        if got == -EPERM and not w.s.bits & WB_ATIME:
             w.s.bits |= WB_ATIME                      # somebody else's directory, and no privilege
-        elif not ((errno == EMFILE or errno == ENFILE) and _close_outer(w)):
-            return -1
+        elif not ((got == -EMFILE or got == -ENFILE) and _close_outer(w)):
+            return got
 
 
-cdef int _look(Walk* w, int dirfd, const char* name, int dtype, Found* x) noexcept nogil:
+cdef inline int _look(Walk* w, int dirfd, const char* name, int dtype, Found* x) noexcept nogil:
     # learn what stands under a name. A directory is opened first and asked by descriptor, so that its row and its
     # names are of one inode whatever is renamed meanwhile.
     cdef int64_t n
@@ -93,15 +94,16 @@ cdef int _look(Walk* w, int dirfd, const char* name, int dtype, Found* x) noexce
             if w.cap - _aligned(w.s.top) < <int64_t>sizeof(Frame) + DIR_ROOM:
                 w.s.need_scratch = _aligned(w.s.top) + <int64_t>sizeof(Frame) + DENTS
                 return OUTPUT_FULL
-            x.fd = _open_dir(w, dirfd, name)
-            got = x.fd if x.fd < 0 else lam_statx(x.fd, b"", &x.st)
+            got = x.fd = _open_dir(w, dirfd, name)
+            if got >= 0:
+                got = lam_statx(x.fd, b"", &x.st)
         else:
             got = lam_statx(dirfd, name, &x.st)
-        if got < 0 and dtype == DT_DIR and (errno == ENOTDIR or errno == ELOOP):
+        if dtype == DT_DIR and (got == -ENOTDIR or got == -ELOOP):
             dtype = DT_UNKNOWN
             continue
         if got < 0:
-            return _special(w, x, GHOST) if errno == ENOENT else _fail(w, errno, x.path_off, x.path_len)
+            return _special(w, x, GHOST) if got == -ENOENT else _fail(w, -got, x.path_off, x.path_len)
         kind = x.st.stx_mode & S_IFMT
         if kind == S_IFDIR and x.fd < 0:
             dtype = DT_DIR
@@ -114,14 +116,15 @@ cdef int _look(Walk* w, int dirfd, const char* name, int dtype, Found* x) noexce
         if 0 <= n < LINK_ROOM:
             x.link_len = n
             return OK
-        if n >= 0 or errno != EINVAL:
-            return _special(w, x, GHOST) if n < 0 and errno == ENOENT else _fail(w, errno, x.path_off, x.path_len)
-    return _fail(w, errno, x.path_off, x.path_len)
+        if n != -EINVAL:                              # it is no symlink any more
+            n = -ENAMETOOLONG if n > 0 else n
+            return _special(w, x, GHOST) if n == -ENOENT else _fail(w, <int>-n, x.path_off, x.path_len)
+    return _fail(w, ESTALE, x.path_off, x.path_len)
 
 
-cdef int _xattrs(Walk* w, int dirfd, const char* name, Found* x) noexcept nogil:
+cdef inline int _xattrs(Walk* w, int dirfd, const char* name, Found* x) noexcept nogil:
     cdef XattrRun run
-    cdef int status
+    cdef int status, got
     cdef int64_t last = w.s.ext_off
     run.fd = dirfd if x.fd < 0 else x.fd
     run.name = name if x.fd < 0 else NULL
@@ -130,16 +133,16 @@ cdef int _xattrs(Walk* w, int dirfd, const char* name, Found* x) noexcept nogil:
     run.scratch, run.scratch_cap = w.scratch + _aligned(w.s.top), w.cap - _aligned(w.s.top)
     run.out, run.out_cap = w.r.arena + x.arena_end, w.r.arena_cap - x.arena_end
     if run.by_cwd and x.fd < 0 and not w.s.bits & WB_HERE:
-        if fchdir(dirfd) < 0:
-            return _fail(w, errno, x.path_off, x.path_len)
+        got = lam_fchdir(dirfd)
+        if got < 0:
+            return _fail(w, -got, x.path_off, x.path_len)
         w.s.bits |= WB_HERE
-    run.need_scratch = run.need_out = 0
     status = read_xattrs(&run)
     if status == OUTPUT_FULL:
         w.s.need_scratch = _aligned(w.s.top) + run.need_scratch if run.need_scratch else 0
         w.s.need_arena = x.arena_end - w.s.arena + run.need_out if run.need_out else 0
     elif status == OS_ERROR:
-        return _special(w, x, GHOST) if errno == ENOENT else _fail(w, errno, x.path_off, x.path_len)
+        return _special(w, x, GHOST) if run.error == ENOENT else _fail(w, run.error, x.path_off, x.path_len)
     if status != OK or run.nbytes == 0:
         return status
     x.ext_off, x.ext_len = x.arena_end, run.nbytes
@@ -151,10 +154,10 @@ cdef int _xattrs(Walk* w, int dirfd, const char* name, Found* x) noexcept nogil:
     return OK
 
 
-cdef void _write(Walk* w, const Found* x) noexcept nogil:
+cdef inline void _write(Walk* w, const Found* x) noexcept nogil:
     cdef Rows* r = w.r
     cdef Py_ssize_t i = w.s.rows
-    put_stat(r, i, &x.st)
+    cdef int64_t size = put_stat(r, i, &x.st)
     r.flags[i] = 0
     r.link_group[i] = -1
     r.name_off[i] = x.path_off
@@ -167,36 +170,31 @@ cdef void _write(Walk* w, const Found* x) noexcept nogil:
     if x.fd < 0 and x.st.stx_nlink > 1:
         r.link_group[i] = LINK_PENDING
         w.s.linked += 1
-    if x.st.stx_blocks < <uint64_t>r.size[i] >> 9 and w.s.holes <= (<int64_t>1 << 62):
-        w.s.holes += (r.size[i] >> 9) - <int64_t>x.st.stx_blocks << 9
+    if x.st.stx_blocks < <uint64_t>size >> 9 and w.s.holes <= (<int64_t>1 << 62):
+        w.s.holes += (size >> 9) - <int64_t>x.st.stx_blocks << 9
     w.s.arena = x.arena_end
     w.s.rows = i + 1
 
 
-cdef int _enter(Walk* w, const Found* x) noexcept nogil:
-    cdef Frame f, parent
-    cdef int64_t at = _aligned(w.s.top)               # _look() saw that there is room
-    memset(&f, 0, sizeof(Frame))
-    f.below = w.s.frame - 1
-    f.names_off = f.list_off = at + <int64_t>sizeof(Frame)
-    f.path_off, f.path_len = x.path_off, <uint32_t>x.path_len
-    f.dev, f.ino, f.fd = w.r.dev[w.s.rows - 1], x.st.stx_ino, x.fd
-    if f.below >= 0:
-        if _load(w, f.below, &parent) != OK:
-            return BAD_FORMAT
-        parent.above = at
-        frame_store(w.scratch, f.below, &parent)
+cdef inline void _enter(Walk* w, const Found* x) noexcept nogil:
+    cdef int64_t at = _aligned(w.s.top), below = w.s.frame - 1       # _look() saw that there is room
+    if below >= 0:
+        w.f.above = at
+        frame_store(w.scratch, below, &w.f)
         w.s.n_open += 1
         if w.s.low == 0:
             w.s.low = at
-    frame_store(w.scratch, at, &f)
+    memset(&w.f, 0, sizeof(Frame))
+    w.f.below = below
+    w.f.names_off = w.f.list_off = at + <int64_t>sizeof(Frame)
+    w.f.path_off, w.f.path_len = x.path_off, <uint32_t>x.path_len
+    w.f.dev, w.f.ino, w.f.fd = makedev(x.st.stx_dev_major, x.st.stx_dev_minor), x.st.stx_ino, x.fd
     w.s.frame = at + 1
-    w.s.top = f.names_off
+    w.s.top = w.f.names_off
     w.s.bits &= ~<int64_t>WB_HERE
-    return OK
 
 
-cdef int _visit(Walk* w, int dirfd, const char* name, int dtype, int64_t path_len) noexcept nogil:
+cdef inline int _visit(Walk* w, int dirfd, const char* name, int dtype, int64_t path_len) noexcept nogil:
     # one name whose path stands at the end of the arena
     cdef Found x
     cdef int status
@@ -212,15 +210,13 @@ cdef int _visit(Walk* w, int dirfd, const char* name, int dtype, int64_t path_le
     if status == OK:
         _write(w, &x)
         if x.fd >= 0:
-            status = _enter(w, &x)
-            if status == OK:
-                return OK
-    if x.fd >= 0:
-        close(x.fd)
+            _enter(w, &x)
+    elif x.fd >= 0:
+        lam_close(x.fd)
     return status
 
 
-cdef int _room(Walk* w, int64_t path_len) noexcept nogil:
+cdef inline int _room(Walk* w, int64_t path_len) noexcept nogil:
     if w.s.rows >= w.r.cap:
         w.s.need_rows = 1
         return OUTPUT_FULL
@@ -230,146 +226,86 @@ cdef int _room(Walk* w, int64_t path_len) noexcept nogil:
     return OK
 
 
-cdef int _entry(Walk* w, int64_t at, Frame* f) noexcept nogil:
-    # the innermost directory's next name
+cdef inline int _entry(Walk* w) noexcept nogil:
+    # the next name; before all others the root, opened anew: the caller's descriptor has a position of its own
     cdef char name[NAME_ROOM]
-    cdef uint32_t off
-    cdef int status
-    cdef int64_t begin, n, path_len
+    cdef bint begins = w.s.frame == 0
+    cdef int status = OK, dtype = DT_DIR
+    cdef int64_t n = 0, path_len = 0
     cdef uint8_t* path
-    cdef const uint8_t* nul
-    memcpy(&off, w.scratch + f.list_off + 4 * <int64_t>f.next, 4)
-    begin = f.names_off + off + 1
-    if begin >= f.list_off:
-        return BAD_FORMAT
-    nul = <const uint8_t*>memchr(w.scratch + begin, 0, f.list_off - begin)
-    n = nul - (w.scratch + begin)
-    if nul == NULL or n == 0 or n >= NAME_ROOM:
-        return BAD_FORMAT
-    memcpy(name, w.scratch + begin, n)
-    name[n] = 0
-    path_len = f.path_len + (f.path_len > 0) + n
-    if path_len > 0xFFFF:
-        return _fail(w, ENAMETOOLONG, f.path_off, f.path_len)
-    status = _room(w, path_len)
+    name[0], name[1] = 46, 0
+    if not begins:
+        status = next_name(w.scratch, &w.f, name, &n, &dtype)
+        path_len = w.f.path_len + (w.f.path_len > 0) + n
+        if status == OK and path_len > 0xFFFF:
+            return _fail(w, ENAMETOOLONG, w.f.path_off, w.f.path_len)
+    if status == OK:
+        status = _room(w, path_len)
     if status != OK:
         return status
     path = w.r.arena + w.s.arena
-    if f.path_len:
-        memcpy(path, w.r.arena + f.path_off, f.path_len)
-        path[f.path_len] = 47
+    if w.f.path_len:
+        memcpy(path, w.r.arena + w.f.path_off, w.f.path_len)
+        path[w.f.path_len] = 47
     memcpy(path + path_len - n, name, n)
-    f.next += 1
-    frame_store(w.scratch, at, f)
-    status = _visit(w, f.fd, name, w.scratch[begin - 1], path_len)
+    w.f.next += 1
+    status = _visit(w, w.root_fd if begins else w.f.fd, name, dtype, path_len)
     if status == OUTPUT_FULL or status == OS_ERROR:
-        f.next -= 1                                   # the name's turn comes again
-        frame_store(w.scratch, at, f)
-    return status
+        w.f.next -= 1                                 # the name's turn comes again
+    return _fail(w, ENOENT, 0, 0) if status == SPECIAL and begins else status
 
 
-cdef int _read(Walk* w, int64_t at, Frame* f) noexcept nogil:
-    cdef int64_t room = w.cap - w.s.top, n
-    if room < DIR_ROOM:
-        w.s.need_scratch = w.s.top + DENTS
-        return OUTPUT_FULL
-    n = lam_getdents(f.fd, w.scratch + w.s.top, room if room < DENTS else DENTS)
-    if n < 0 and errno == EINVAL and room < DENTS:
-        w.s.need_scratch = w.s.top + DENTS
-        return OUTPUT_FULL
-    if n < 0 and errno != ENOENT:                     # ENOENT: it was removed meanwhile
-        return _fail(w, errno, f.path_off, f.path_len)
-    if n > 0:
-        n = pack_dirents(w.scratch + w.s.top, n)
-        if n < 0 or w.s.top + n - f.names_off > <int64_t>0xFFFFFFFF:
-            return _fail(w, EOVERFLOW, f.path_off, f.path_len)
-        w.s.top += n
+cdef inline int _list(Walk* w) noexcept nogil:
+    cdef int error = 0
+    cdef int status
+    if w.f.phase == READING:
+        status = read_names(w.scratch, w.cap, &w.s.top, &w.f, &w.s.need_scratch, &error)
     else:
-        f.phase = UNSORTED
-    f.list_off = w.s.top
-    frame_store(w.scratch, at, f)
-    return OK
+        status = order_names(w.scratch, w.cap, &w.s.top, &w.f, &w.s.need_scratch)
+    return _fail(w, error, w.f.path_off, w.f.path_len) if status == OS_ERROR else status
 
 
-cdef int _sort(Walk* w, int64_t at, Frame* f) noexcept nogil:
-    # names_off to list_off: the names; then their sorted list
-    cdef uint8_t* text = w.scratch + f.names_off
-    cdef int64_t end = f.list_off - f.names_off, list_off = _aligned(f.list_off), k
-    cdef NameItem* items = <NameItem*>(w.scratch + list_off)
-    cdef uint32_t off, last = 0
-    cdef int64_t room = (w.cap - list_off) // <int64_t>sizeof(NameItem)
-    cdef int64_t n = list_names(text, end, items, room)
-    if n < 0:
-        return BAD_FORMAT
-    if 2 * n > room or list_off > w.cap:
-        w.s.need_scratch = list_off + 2 * n * <int64_t>sizeof(NameItem)
-        return OUTPUT_FULL
-    items = sort_names(text, <uint64_t>end, items, items + n, n)
-    f.list_off, f.n_names = list_off, 0
-    for k in range(n):                                # a list entry is shorter than an item: never ahead of k
-        off = <uint32_t>(items[k].off - 1)
-        if f.n_names and name_cmp(text, last + 1, off + 1, <uint64_t>end) == 0:
-            continue                                  # a directory that changes may list a name twice
-        memcpy(w.scratch + list_off + 4 * <int64_t>f.n_names, &off, 4)
-        f.n_names += 1
-        last = off
-    f.phase = READY
-    w.s.top = list_off + 4 * <int64_t>f.n_names
-    frame_store(w.scratch, at, f)
-    return OK
-
-
-cdef int _leave(Walk* w, int64_t at, Frame* f) noexcept nogil:
-    cdef Frame p
+cdef int _reopen(Walk* w, Frame* p) noexcept nogil:
+    # the directory above, which was closed, as ``..`` of the innermost
     cdef statx_t st
-    cdef int fd
-    if f.below < 0:
-        close(f.fd)
+    cdef int got, fd = _open_dir(w, w.f.fd, b"..")
+    if fd < 0:
+        return _fail(w, -fd, p.path_off, p.path_len)
+    got = lam_statx(fd, b"", &st)
+    if got == 0 and st.stx_ino == p.ino and makedev(st.stx_dev_major, st.stx_dev_minor) == p.dev:
+        p.fd = fd
+        w.s.low = w.f.below
+        w.s.n_open += 1
+        return OK
+    lam_close(fd)
+    if got < 0:
+        return _fail(w, -got, p.path_off, p.path_len)
+    return _fail(w, ESTALE, w.f.path_off, w.f.path_len)          # moved while it was read: nothing beside the tree is touched
+
+
+cdef inline int _leave(Walk* w) noexcept nogil:
+    cdef Frame p
+    cdef int64_t at = w.s.frame - 1
+    cdef int status
+    if w.f.below < 0:
+        lam_close(w.f.fd)
         w.s.frame = -1
         return AT_END
-    if _load(w, f.below, &p) != OK:
+    if _load(w, w.f.below, &p) != OK:
         return BAD_FORMAT
     if w.s.low == at:
         w.s.low = 0
     if p.fd < 0:
-        fd = _open_dir(w, f.fd, b"..")
-        if fd < 0 or lam_statx(fd, b"", &st) < 0:
-            _fail(w, errno, p.path_off, p.path_len)
-            if fd >= 0:
-                close(fd)
-            return OS_ERROR
-        if st.stx_ino != p.ino or makedev(st.stx_dev_major, st.stx_dev_minor) != p.dev:
-            close(fd)                                 # moved while it was read: nothing beside the tree is touched
-            return _fail(w, ESTALE, f.path_off, f.path_len)
-        p.fd = fd
-        frame_store(w.scratch, f.below, &p)
-        w.s.low = f.below
-        w.s.n_open += 1
-    close(f.fd)
+        status = _reopen(w, &p)
+        if status != OK:
+            return status
+    lam_close(w.f.fd)
     w.s.n_open -= 1
-    w.s.frame = f.below + 1
+    w.s.frame = w.f.below + 1
     w.s.top = at
     w.s.bits &= ~<int64_t>WB_HERE
+    w.f = p
     return OK
-
-
-cdef int _begin(Walk* w, int root_fd) noexcept nogil:
-    cdef int status = _room(w, 0) if w.s.max_fds >= 3 else BAD_FORMAT
-    if status == OK:                                  # opened anew: the caller's descriptor has a position of its own
-        status = _visit(w, root_fd, b".", DT_DIR, 0)
-    return _fail(w, ENOENT, 0, 0) if status == SPECIAL else status
-
-
-cdef int _step(Walk* w) noexcept nogil:
-    cdef Frame f
-    cdef int64_t at = w.s.frame - 1
-    if _load(w, at, &f) != OK:
-        return BAD_FORMAT
-    if f.phase == READING:
-        return _read(w, at, &f)
-    if f.phase != READY:
-        return _sort(w, at, &f)
-    return _leave(w, at, &f) if f.next == f.n_names else _entry(w, at, &f)
 
 
 cdef int walk_rows(int root_fd, Rows* r, WalkState* state, uint8_t* scratch, Py_ssize_t scratch_cap,
@@ -377,16 +313,24 @@ cdef int walk_rows(int root_fd, Rows* r, WalkState* state, uint8_t* scratch, Py_
     cdef Walk w
     cdef int status = OK
     w.s = state[0]
-    w.r, w.scratch, w.cap, w.options = r, scratch, scratch_cap, options
+    w.r, w.scratch, w.cap, w.options, w.root_fd = r, scratch, scratch_cap, options, root_fd
     if (w.s.rows < 0 or w.s.rows > r.cap or w.s.arena < 0 or w.s.arena > r.arena_cap or w.s.top < 0
-            or w.s.top > w.cap or r.dev == NULL or r.ino == NULL):
+            or w.s.top > w.cap or r.dev == NULL or r.ino == NULL or w.s.max_fds < 3):
         return BAD_FORMAT
     w.s.need_rows = w.s.need_arena = w.s.need_scratch = w.s.special = w.s.error = 0
     w.s.bits &= ~<int64_t>WB_HERE                     # another thread may go on
-    if w.s.frame == 0:
-        status = _begin(&w, root_fd)
+    memset(&w.f, 0, sizeof(Frame))
+    if w.s.frame > 0 and _load(&w, w.s.frame - 1, &w.f) != OK:
+        return BAD_FORMAT
     while status == OK:
-        status = _step(&w) if w.s.frame > 0 else AT_END
+        if w.s.frame == 0 or (w.f.phase == READY and w.f.next < w.f.n_names):
+            status = _entry(&w)
+        elif w.s.frame < 0:
+            status = AT_END
+        else:
+            status = _leave(&w) if w.f.phase == READY else _list(&w)
+    if w.s.frame > 0:
+        frame_store(scratch, w.s.frame - 1, &w.f)
     state[0] = w.s
     return status
 
@@ -397,7 +341,7 @@ cdef void walk_release(WalkState* state, const uint8_t* scratch, Py_ssize_t scra
     while 0 <= at <= below:
         memcpy(&f, scratch + at, sizeof(Frame))
         if f.fd >= 0:
-            close(f.fd)
+            lam_close(f.fd)
         below = at - 1
         at = f.below
     state.frame = -1

@@ -172,6 +172,8 @@ def _inodes(table: EntryTable, rows: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def _with_links(rows: Rows, lower: EntryTable, upper: EntryTable, match: NDArray[np.int32]) -> Rows:
     """Add the rows whose hard-link set is another one now (49)."""
+    if not (_linked(lower) or _linked(upper)):
+        return rows
     n = len(upper)
     changed = rows.upper[rows.kind != DELETE]
     dirty = np.zeros(n, np.uint8)
