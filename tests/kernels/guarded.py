@@ -36,3 +36,14 @@ def guarded_bytes(n: int) -> NDArray[np.uint8]:
 def guarded_columns(columns: Columns) -> Columns:
     """Copy every column of a table so."""
     return tuple(None if c is None else guarded(np.asarray(c, kind)) for c, (_, kind) in zip(columns, COLUMNS, strict=True))
+
+
+def guarded_front(like: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array to memory that begins right behind a page nobody may touch, for offsets below zero."""
+    n_pages = -(-like.nbytes // mmap.PAGESIZE) + 1
+    block = np.frombuffer(mmap.mmap(-1, n_pages * mmap.PAGESIZE), np.uint8)
+    if LIBC.mprotect(block.ctypes.data, mmap.PAGESIZE, PROT_NONE) != 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
+    copy = block[mmap.PAGESIZE : mmap.PAGESIZE + like.nbytes].view(like.dtype)
+    copy[:] = like
+    return copy

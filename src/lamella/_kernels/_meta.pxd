@@ -27,7 +27,7 @@ cdef inline int64_t map_id(const IdRanges* m, int64_t id) noexcept nogil:
     for i in range(m.n):
         if m.items[3 * i] == -1:               # the rest
             return m.items[3 * i + 1]
-        if id >= m.items[3 * i] and id - m.items[3 * i] < m.items[3 * i + 2]:
+        if 0 <= m.items[3 * i] <= id and id - m.items[3 * i] < m.items[3 * i + 2] and 0 <= m.items[3 * i + 1] <= 0xFFFFFFFFLL:
             return m.items[3 * i + 1] + (id - m.items[3 * i])
     return -1
 

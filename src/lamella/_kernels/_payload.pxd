@@ -1,5 +1,5 @@
 """From the bytes of a chunk to the data of a file: the middle of the placing kernel."""
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from lamella._kernels._meta cimport set_owner, set_times, set_xattrs
 from lamella._kernels._rows cimport EXT_SPARSE, F_SPARSE, ExtItem, Rows, ext_next, row_ext
@@ -59,7 +59,7 @@ cdef inline int scatter(Place* c, Py_ssize_t row, const uint8_t* p, Py_ssize_t n
     cdef Py_ssize_t n_regions, take
     cdef const uint8_t* regions = sparse_map(c.rows, row, &n_regions)
     cdef int64_t at[2]
-    while n > 0 and c.st.file_region < n_regions:
+    while n > 0 and 0 <= c.st.file_region < n_regions:
         memcpy(at, regions + 16 * c.st.file_region, 16)
         take = n if n < at[1] - c.st.file_region_done else <Py_ssize_t>(at[1] - c.st.file_region_done)
         if take > 0:
@@ -116,11 +116,14 @@ cdef inline int continue_file(Place* c) noexcept nogil:
     """Feed the file in progress from the chunk; when it is whole, finish it (file_fd is then -1)."""
     cdef Py_ssize_t row = c.st.file_row, n
     cdef int64_t packed = packed_size(c.rows, row), at, left
-    if packed < 0 or c.st.file_done < 0 or c.st.file_done > packed:
+    if packed < 0 or c.st.file_done < 0 or c.st.file_done > packed or c.st.file_region < 0 or c.st.file_region_done < 0:
         return BAD_FORMAT
     left = packed - c.st.file_done
     if left > 0:
-        at = c.rows.data_off[row] + c.st.file_done - c.chunk_off
+        at = c.rows.data_off[row]
+        if at < 0 or c.chunk_off < 0 or at > INT64_MAX - c.st.file_done:
+            return BAD_FORMAT
+        at += c.st.file_done - c.chunk_off
         if at < 0:
             return BAD_FORMAT                   # the bytes went by: rows and chunk do not belong together
         if at < c.chunk_len:

@@ -47,6 +47,7 @@ cdef extern from *:
             size_t n = strcspn(path, "/");
             int last = path[n] == 0, got;
             if (n > 255) { errno = ENAMETOOLONG; next = -1; }
+            else if (n == 2 && path[0] == '.' && path[1] == '.') { errno = EXDEV; next = -1; }
             else {
                 memcpy(part, path, n); part[n] = 0;
                 next = openat(at, part, last ? (int)flags | O_NOFOLLOW | O_CLOEXEC

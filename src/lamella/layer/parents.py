@@ -106,7 +106,7 @@ def _lookup_one(root: Root, path: bytes) -> tuple[Found | None, bool]:
         parts = path.split(b"/")
         for n, part in enumerate(parts):
             at = join(at, part)
-            if lstat(fd, b".wh." + part) is not None:
+            if len(part) < 252 and lstat(fd, b".wh." + part) is not None:  # of a longer name there can be none
                 return None, True
             status = lstat(fd, part)
             opaque = opaque or _is_opaque(fd)

@@ -64,7 +64,7 @@ def _cleared(fd: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _staged(target: str, status: os.stat_result | None) -> Iterator[Ground]:
     parent, name = os.path.split(target)
-    stage = tempfile.mkdtemp(prefix=f".{name[:200]}.", dir=parent)
+    stage = tempfile.mkdtemp(prefix=f".{os.fsdecode(os.fsencode(name)[:200])}.", dir=parent)
     try:
         clear_acls(stage)
         if os.stat(stage).st_gid != os.getegid():

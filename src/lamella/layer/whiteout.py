@@ -77,7 +77,7 @@ class Dialect:
     def _hide(self, fd: int, parent: bytes, name: bytes | None) -> None:
         placement = self.placement
         placement.reset()
-        keep = self._keep if self.keep_same_layer else None
+        keep = self._keep if self.keep_same_layer or name is None else None  # every engine keeps them below a marker (3)
         if name is None:
             before = os.fstat(fd).st_mtime_ns
             placement.root.empty(fd, parent, keep)
