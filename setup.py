@@ -13,7 +13,7 @@ BUILD = os.environ.get("LAMELLA_KERNELS") != "0"  # 0: an editable install whose
 
 sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if ASAN else []
 # An environment's CFLAGS replaces the interpreter's flags, so the level is stated here, last.
-level = ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or ASAN or TRACE else ["-O3"]
+level = ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or ASAN or TRACE else ["-O3", "-g0"]
 warnings = ["-Wall", "-Wextra"]
 
 extensions = [
