@@ -285,11 +285,6 @@ KNOWN = {
         "AUFS": NEVER_PLNK,
     },
 }
-WRONG = {
-    ("podman", "child added"): "the preset restores the parent's time where a child was added, and touches it only for a whiteout (54)",
-    ("podman", "through a link"): "as before",
-    ("podman", "opaque last, no entry"): "as before",
-}
 
 
 def outcome(make: Callable[[], Path], since: int) -> Tree | str:
@@ -310,9 +305,7 @@ def ours(where: Path, policy: str, layers: list[bytes]) -> Path:
 def preset_cases() -> list[Any]:
     marks = {"umoci": pytest.mark.requires("umoci"), "podman": pytest.mark.requires("skopeo")}
     return [
-        pytest.param(preset, case, id=f"{preset}-{case}", marks=[
-            marks[preset], *([pytest.mark.xfail(strict=True, reason=WRONG[preset, case])] if (preset, case) in WRONG else []),
-        ])
+        pytest.param(preset, case, id=f"{preset}-{case}", marks=marks[preset])
         for preset in marks for case in CASES
     ]  # fmt: skip
 

@@ -35,6 +35,7 @@ cdef inline int put_data(Place* c, const uint8_t* p, Py_ssize_t n, int64_t off) 
         if zero(p + at, step):
             if at > begin and put(c, p + begin, at - begin, off + begin) < 0:
                 return -1
+            c.st.n_bytes += step        # counted too: where a page is cut depends on the chunks, the count must not
             begin = at + step
         at += step
     return put(c, p + begin, n - begin, off + begin) if n > begin else 0

@@ -81,7 +81,7 @@ cdef struct PlaceState:
     int64_t file_region_done
     int64_t row              # row at which the last call stopped
     int64_t n_files
-    int64_t n_bytes          # payload bytes written
+    int64_t n_bytes          # payload bytes placed: written, or left out for a hole
     int64_t n_duplicates     # rows that took over a path of this layer
     int64_t n_warnings       # rows of the warnings buffer in use; more than fit are dropped
     Level levels[MAX_LEVELS]

@@ -172,7 +172,7 @@ class _Job:
             offset += len(chunk)
         placement.reset()
         self._decider.finish()
-        placement.finish()
+        placement.finish(restore=self._options.policy.parent_mtime == "restore")
         if self._options.sync != "none":
             confine.sync_fs(self._here.root.fd)
 

@@ -229,11 +229,13 @@ class Placement:
         """Forget every directory: one was removed or replaced."""
         place.reset(self._state)
 
-    def finish(self) -> None:
-        """Give directories their metadata, children first."""
+    def finish(self, *, restore: bool) -> None:
+        """Give directories their metadata, children first; ``restore``: their time to those without an entry too (54)."""
         self.scanner.finish()
         is_dir = self.column("type")[: self.builder.n_rows] == _DIR
         is_dir[[row for row in self._implied if self.find(self.path(row)) != row]] = False  # an entry came later
+        if not restore:
+            is_dir &= self.column("flags")[: self.builder.n_rows] & F_IMPLIED == 0
         if self._gone:
             is_dir[[row for row in np.flatnonzero(is_dir).tolist() if self._stale(row, self.path(row))]] = False
         rows = np.flatnonzero(is_dir).astype(np.int64)
