@@ -33,8 +33,8 @@ cdef extern from *:
         return (int)r;
     }
     static inline int lam_fchmodat(int fd, const char *name, unsigned mode) {
-        /* fchmodat2 (452) is the one that can refuse to follow; a kernel without it gets the following call, on an
-           inode this engine made a moment ago */
+        /* fchmodat2 (452) is the one that can refuse to follow; a kernel without it gets the following call, on what
+           this engine made a moment ago or, without privilege, saw to be its own directory */
         long r = syscall(452, fd, name, mode, AT_SYMLINK_NOFOLLOW);
         if (r < 0 && errno == ENOSYS) r = fchmodat(fd, name, mode, 0);
         return (int)r;

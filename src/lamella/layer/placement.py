@@ -166,7 +166,7 @@ class Placement:
         """Renew the implied directories that are one of ``tops`` or lie under one, or lie under one of ``below``."""
         for row in self._implied:
             path = self.path(row)
-            above = [path[:i] for i, c in enumerate(path) if c == ord("/")]
+            above = ancestors(path)[:-1]
             if not path or self.find(path) != row:
                 continue
             if path in tops or b"" in below or not tops.isdisjoint(above) or not below.isdisjoint(above):
