@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.reference.rows import table_of
 
 AS_ROOT = os.geteuid() == 0
 SEED = 7
+SERVERS = 0  # threads that help; tests/kernels/conftest.py runs everything without and with them
 DIR = ord("5")
 OWN = place.CHOWN if AS_ROOT else 0
 TOP = {"path": b"", "type": "5", "flags": F_IMPLIED}  # the root, as the engine notes it before anything else
@@ -54,6 +56,7 @@ class Job:
     def __init__(
         self, fd: int, rows: Sequence[Row], options: int = OWN, *, uids: Sequence[int] | None = None,
         gids: Sequence[int] | None = None, warnings: int = 64, decide: Decide = skip, fit: Callable[[Any], Any] = np.array,
+        servers: int | None = None,
     ) -> None:  # fmt: skip
         plain, stream = stream_of([TOP, *rows])
         self.fd, self.decide, self.fit = fd, decide, fit
@@ -69,6 +72,8 @@ class Job:
         self.asked: list[int] = []
         self.left_out: list[bytes] = []  # directories that finish() could not open
         self.at = 1
+        self.servers = SERVERS if servers is None else servers
+        self.batch = place.Batch() if self.servers else None
         place.open_state(self.state, fd, options)
         index.insert(self.slots, SEED, self.columns, 0, 1)
 
@@ -78,7 +83,8 @@ class Job:
     def call(self, begin: int, end: int, chunk: Any, chunk_off: int) -> tuple[int, int]:
         """Call the kernel once."""
         return place.place(
-            self.state, self.columns, begin, end, chunk, chunk_off, self.slots, SEED, self.uids, self.gids, self.found
+            self.state, self.columns, begin, end, chunk, chunk_off, self.slots, SEED, self.uids, self.gids, self.found,
+            self.batch,
         )
 
     def feed(self, begin: int, end: int, upto: int | None = None) -> None:
@@ -95,6 +101,10 @@ class Job:
 
     def run(self, cuts: Sequence[int] = ()) -> Job:
         """Place everything, the stream cut at ``cuts``, and finish its directories."""
+        with served(self.batch, self.servers):
+            return self._run(cuts)
+
+    def _run(self, cuts: Sequence[int]) -> Job:
         places = [0, *sorted(cuts), len(self.stream)]
         try:
             for begin, end in itertools.pairwise(places):
@@ -127,6 +137,21 @@ class Job:
     def warnings(self) -> list[tuple[bytes, int]]:
         pairs = self.found[: 2 * self.counters[3]].reshape(-1, 2).tolist()
         return [(self.table.path(row), code) for row, code in pairs]
+
+
+@contextlib.contextmanager
+def served(batch: place.Batch | None, n: int) -> Iterator[None]:
+    """Have ``n`` threads serve ``batch``."""
+    threads = [threading.Thread(target=own_thread, args=(batch.serve,)) for _ in range(n)] if batch else []
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        if batch is not None:
+            batch.stop()
+        for thread in threads:
+            thread.join()
 
 
 def own_thread(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.kernels.packing import open_fds
 from tests.kernels.placing import AS_ROOT, OWN, SEED, Job, own_thread, placed, rows_of
 from tests.reference.rows import table_of
 
+pytestmark = pytest.mark.usefixtures("servers")
 NO_ID = 0xFFFF_FFFF
 SUPPORTED, REFUSED, OVERLAY, TRUSTED, CLAMPED, NAME = 1, 2, 3, 4, 5, 6  # place.pxd, Warning
 MINUS = -1_500_000_000
@@ -486,6 +488,40 @@ def test_an_error_names_its_path(scratch, row, code):
         placed(scratch / "r", [folder("d"), row])
     assert (caught.value.errno, caught.value.filename) == (code, os.fsencode(row["path"]))
     assert open_fds() == before
+
+
+def test_files_of_a_batch_that_fail_are_gone_and_the_first_is_named(scratch, servers):
+    """Files that other threads write fail like the rest: none is left half-made, all others are whole."""
+    bad = {7, 8, 40, 150, 399}
+    rows = [folder("d"), *(one(f"d/{i:03}", b"x" * i, xattrs={b"user.x": b"v" * 70_000} if i in bad else {}) for i in range(400))]
+    before = open_fds()
+    with pytest.raises(OSError, match=".") as caught:
+        placed(scratch / "r", rows)
+    assert (caught.value.errno, caught.value.filename) == (errno.E2BIG, b"d/007")
+    assert open_fds() == before
+    left = {int(path[2:]): found for path, found in listing(scratch / "r").items() if path not in (b"", b"d")}
+    if servers:
+        assert bad.isdisjoint(left)
+        assert set(range(7)) | set(range(9, 40)) <= set(left)  # of the same batch
+        left.pop(max(left))  # in progress: its owner removes it
+        assert all(found.size == i for i, found in left.items())
+    else:
+        assert set(left) == set(range(8))
+
+
+def test_a_batch_takes_no_descriptors_that_are_not_there(box):
+    """With few descriptors left a batch ends early; the layer is placed all the same."""
+    assert box.call(place_many, servers=2) == 400
+
+
+def place_many(root: Path, servers: int) -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    rows = [folder("d"), *(one(f"d/{i:03}", b"x" * 3000) for i in range(400))]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        return placed(root / "r", rows, servers=servers).counters[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_file_in_progress_is_named_and_its_descriptor_given_back(scratch):

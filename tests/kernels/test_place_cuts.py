@@ -17,6 +17,7 @@ from lamella.testing.listing import compare, listing
 from lamella.testing.trees import Dir
 from tests.kernels.placing import AS_ROOT, OWN, Job, own_thread, placed, rows_of
 
+pytestmark = pytest.mark.usefixtures("servers")
 PAGE = 4096
 FILES = [
     {"path": "a", "data": b"1"}, {"path": "none", "data": b""}, {"path": "d", "type": "5", "mtime_ns": 4},

@@ -26,6 +26,7 @@ from tests.kernels.test_place import KINDS, folder, one
 from tests.kernels.test_place_cuts import FILES, outcome
 from tests.sandbox import in_moat
 
+pytestmark = pytest.mark.usefixtures("servers")
 REFUSED = (ValueError, OSError)
 OPTIONS = [getattr(place, n) for n in (
     "FRESH", "TOLERANT", "NO_XATTRS", "SELINUX", "ESCAPE_OVERLAY", "NO_TRUSTED", "HOLES", "KEEP_DIRLINKS",

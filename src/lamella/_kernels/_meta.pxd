@@ -5,6 +5,7 @@ They return 0, or -1 with errno.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
+from lamella._kernels._jobs cimport lam_count
 from lamella._kernels._rows cimport (EXT_ATIME, EXT_XATTR, F_ATIME, F_HOST, ExtItem, ext_next, row_ext)
 from lamella._kernels._sys cimport (AT_SYMLINK_NOFOLLOW, EACCES, EINVAL, ENOTSUP, EPERM, errno, fchmod, fchown,
                                     fchownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, lam_fail, lam_fchmodat,
@@ -14,10 +15,10 @@ from lamella._kernels.place cimport (OPT_CHOWN, OPT_CLAMP_TIMES, OPT_ESCAPE_OVER
                                      WARN_XATTR_REFUSED, WARN_XATTR_TRUSTED, WARN_XATTR_UNSUPPORTED, IdRanges, Place)
 
 cdef inline void warn(Place* c, Py_ssize_t row, int code) noexcept nogil:
-    if c.st.n_warnings >= 0 and c.st.n_warnings < c.warnings_cap:
-        c.warnings[2 * c.st.n_warnings] = row
-        c.warnings[2 * c.st.n_warnings + 1] = code
-        c.st.n_warnings += 1
+    cdef int64_t at = lam_count(&c.st.n_warnings, 1)
+    if 0 <= at < c.warnings_cap:
+        c.warnings[2 * at] = row
+        c.warnings[2 * at + 1] = code
 
 cdef inline int64_t map_id(const IdRanges* m, int64_t id) noexcept nogil:
     """Return the host's id for a container's, -1 where no range holds it."""

@@ -97,7 +97,7 @@ cdef extern from *:
         RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT
         CLONE_FS
         EEXIST, ENOENT, ENOTDIR, ELOOP, EXDEV, ENOSYS, EPERM, EINVAL, ENODATA, ENOTSUP, EINTR, ENAMETOOLONG, EACCES
-        EIO, EISDIR
+        EIO, EISDIR, EMFILE
     int errno
     int lam_openat2(int fd, const char* path, uint64_t flags, uint64_t resolve) noexcept nogil
     # Open ``path`` below ``fd`` following no symlink at all: ELOOP or ENOTDIR where one stands. ``path`` is relative,

@@ -9,6 +9,10 @@ only its directory part; the last component is never followed. Descriptors of di
 stack along the current path: a level is dropped as soon as the path moves on, and all of them by place_reset(), which
 the caller uses whenever it removed or replaced a directory itself. So no remembered descriptor outlives its name.
 
+Several threads can write files: the placing thread makes them, in the order of the rows, and a file whose bytes are all
+in the chunk becomes a job of a batch (_jobs.pxd). Who has its descriptor can finish it whatever happens to its name
+meanwhile, so the outcome is that of one thread. Making is not shared: two threads in one directory wait for each other.
+
 Order for a file: open(O_EXCL, mode), data, owner, mode (only if the open could not give it), xattrs, times, close;
 the kernel clears set-id bits on chown and capabilities on chown and write. Directories get theirs by place_finish(),
 children first, when nothing below them will change any more.
@@ -19,6 +23,7 @@ from lamella._kernels._rows cimport Rows
 cdef enum:
     MAX_LEVELS = 64
     PATH_CAP = 4096
+    JOBS_CAP = 128           # files of a batch, all open
 
 cdef enum Option:
     OPT_FRESH = 1            # the root was empty and without default ACL or set-group-id: nothing below need be asked
@@ -64,6 +69,16 @@ cdef struct Level:
     uint8_t acl              # has a default ACL, so children inherit one
     uint8_t setgid           # children inherit its group
 
+cdef struct OpenFile:
+    # a regular file in progress
+    int32_t fd               # -1: none
+    uint8_t inherits         # 1 when its open() could not give the final owner
+    uint8_t acl
+    int64_t row
+    int64_t done             # packed payload bytes already used
+    int64_t region           # sparse: region in progress and bytes of it written
+    int64_t region_done
+
 cdef struct PlaceState:
     int32_t root_fd          # the caller's; never closed here
     int32_t n_levels
@@ -72,24 +87,35 @@ cdef struct PlaceState:
     uint32_t egid
     int32_t os_errno         # of the last OS_ERROR
     int32_t special          # of the last SPECIAL
-    int32_t file_fd          # of the file in progress, -1
-    uint8_t file_meta_mode   # 1 when its open() could not give the final mode or owner
-    uint8_t file_acl
-    int64_t file_row
-    int64_t file_done        # packed payload bytes already used
-    int64_t file_region      # sparse: region in progress and bytes of it written
-    int64_t file_region_done
+    OpenFile file            # what the next chunk continues
     int64_t row              # row at which the last call stopped
+    int64_t failed_row       # of the last error
     int64_t n_files
     int64_t n_bytes          # payload bytes placed: written, or left out for a hole
     int64_t n_duplicates     # rows that took over a path of this layer
-    int64_t n_warnings       # rows of the warnings buffer in use; more than fit are dropped
+    int64_t n_warnings       # warnings so far; those that do not fit the buffer are dropped
     Level levels[MAX_LEVELS]
     char path[PATH_CAP]
 
 cdef struct IdRanges:
     const int64_t* items     # triples (container, host, count), container -1: the rest; NULL: no map
     Py_ssize_t n
+
+cdef struct Job:
+    OpenFile file
+    int32_t error            # once it is done: 0, errno, or -1 for BAD_FORMAT
+
+cdef struct Jobs:
+    # see _jobs.pxd
+    uint64_t span            # items that nobody took: begin in the upper half, end in the lower
+    uint32_t news            # futex: servers sleep on it
+    uint32_t n_done          # futex: the placing thread sleeps on it
+    uint32_t n_put
+    uint32_t n_asleep
+    uint32_t waiting
+    uint32_t stop
+    Place* place             # of the batch
+    Job items[JOBS_CAP]
 
 cdef struct Place:
     PlaceState* st
@@ -104,10 +130,17 @@ cdef struct Place:
     IdRanges gids
     int64_t* warnings        # pairs (row, Warning)
     Py_ssize_t warnings_cap  # in pairs
+    Jobs* jobs               # NULL: no other thread helps
 
+# Do jobs for the placing thread until ``q.stop``.
+cdef void place_serve(Jobs* q) noexcept nogil
 # Go through rows [begin, end); returns a Status and leaves the next row in st.row.
 cdef int place_rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 # Give the directory row ``row``, open as ``fd``, its metadata; returns a Status.
 cdef int place_dir_meta(Place* c, Py_ssize_t row, int fd) noexcept nogil
 # Close everything the state holds open.
 cdef void place_reset(PlaceState* st) noexcept nogil
+
+cdef class Batch:
+    cdef Jobs jobs
+    cdef bint busy           # a call of place() has it

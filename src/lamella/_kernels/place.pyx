@@ -1,10 +1,15 @@
 """Make the inodes of rows below one directory: see place.pxd for the contract."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, strerror
+from libc.string cimport memcmp, memcpy, memset, strerror
 from lamella._kernels._index cimport index_find, index_put
+from lamella._kernels._jobs cimport (
+    jobs_clear, jobs_finish, jobs_join, jobs_pending, jobs_put, jobs_stop, jobs_take_first, jobs_take_last, jobs_wait,
+    lam_load,
+)
 from lamella._kernels._meta cimport clear_xattrs, map_id, set_owner, set_times, set_xattrs
-from lamella._kernels._payload cimport continue_file
-from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_HOST, F_IMPLIED, Rows, row_link, row_path, rows_acquire, rows_release
+from lamella._kernels._nodes cimport make_dir, make_link, make_node, make_way
+from lamella._kernels._payload cimport continue_file, packed_size
+from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_HOST, F_IMPLIED, Rows, row_path, rows_acquire, rows_release
 from lamella._kernels._status cimport BAD_FORMAT, OK, OS_ERROR, SPECIAL
 from lamella._kernels._sys cimport *
 
@@ -23,9 +28,9 @@ cdef void place_reset(PlaceState* st) noexcept nogil:
     while st.n_levels > 0:
         st.n_levels -= 1
         close(st.levels[st.n_levels].fd)
-    if st.file_fd >= 0:
-        close(st.file_fd)
-        st.file_fd = -1
+    if st.file.fd >= 0:
+        close(st.file.fd)
+        st.file.fd = -1
 
 
 cdef void _push(PlaceState* st, int fd, Py_ssize_t path_end) noexcept nogil:
@@ -82,169 +87,118 @@ cdef int _enter(Place* c, const uint8_t* p, Py_ssize_t n) noexcept nogil:
     return OK
 
 
-# -- what stands in the way --------------------------------------------------------------------------------------
-
-cdef int _clear(Place* c, int dfd, const char* name, bint for_dir) noexcept nogil:
-    """After EEXIST: make way for a row. OK: gone, try again; AT 1: a directory that the row merges into."""
-    cdef stat_t info
-    if lam_lstat(dfd, name, &info) < 0:
-        return OK if errno == ENOENT else OS_ERROR
-    if info.st_mode & S_IFMT == S_IFDIR:
-        if for_dir:
-            return 1
-        c.st.special = SP_REPLACE_DIR
-        return SPECIAL
-    if for_dir and c.st.options & OPT_KEEP_DIRLINKS and info.st_mode & S_IFMT == S_IFLNK:
-        c.st.special = SP_DIRLINK
-        return SPECIAL
-    return OK if unlinkat(dfd, name, 0) == 0 or errno == ENOENT else OS_ERROR
-
-
-# -- the kinds of inode ------------------------------------------------------------------------------------------
-
-cdef int _make_dir(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
-    cdef unsigned int mode = c.rows.mode[row] & 0o777
-    cdef int got = 0
-    if c.st.options & OPT_WRITABLE_DIRS:
-        mode |= 0o700
-    while mkdirat(top.fd, name, mode) < 0:
-        if errno != EEXIST:
-            return OS_ERROR
-        got = _clear(c, top.fd, name, True)
-        if got == 1:
-            c.rows.flags[row] |= F_EXISTED
-            return OK
-        if got != OK:
-            return got
-    if top.acl or top.setgid:
-        c.rows.flags[row] |= F_EXISTED
-    return OK
-
-
-cdef int _dress_node(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
-    cdef unsigned int mode = c.rows.mode[row] & 0o7777
-    cdef uint8_t kind = c.rows.type[row]
-    cdef int got
-    got = set_owner(c, row, top.fd, name, top.setgid)
-    if got < 0:
-        return OS_ERROR
-    if top.acl and kind != 50:                  # inherited from the directory's default (109): no entries, no ACL
-        lam_setxattrat(top.fd, name, b"system.posix_acl_access", b"\x02\0\0\0", 4)
-    if kind != 50 and ((got and mode & 0o6000) or top.acl) and lam_fchmodat(top.fd, name, mode) < 0:
-        return OS_ERROR
-    if set_xattrs(c, row, top.fd, name) < 0 or set_times(c, row, top.fd, name) < 0:
-        return OS_ERROR
-    return OK
-
-
-cdef int _make_node(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
-    """Symlinks, devices and FIFOs: made by name, and given their metadata by name."""
-    cdef const uint8_t* target
-    cdef Py_ssize_t n
-    cdef char text[PATH_CAP]
-    cdef uint8_t kind = c.rows.type[row]
-    cdef unsigned int mode = c.rows.mode[row] & 0o7777
-    cdef int got
-    if kind == 50:
-        if row_link(c.rows, row, &target, &n) < 0 or n >= PATH_CAP:
-            lam_fail(ENAMETOOLONG)
-            return OS_ERROR
-        memcpy(text, target, n)
-        text[n] = 0
-    elif kind == 51 and c.rows.rdev_major[row] == 0 and c.rows.rdev_minor[row] == 0:
-        if not c.st.options & OPT_ZERO_DEVICE:
-            c.st.special = SP_DEVICE            # 24: on an overlay it would be a whiteout
-            return SPECIAL
-    while True:
-        if kind == 50:
-            got = symlinkat(text, top.fd, name)
-        elif kind == 54:
-            got = mknodat(top.fd, name, S_IFIFO | mode, 0)
-        else:
-            got = mknodat(top.fd, name, (S_IFCHR if kind == 51 else S_IFBLK) | mode,
-                          makedev(c.rows.rdev_major[row], c.rows.rdev_minor[row]))
-        if got == 0:
-            break
-        if errno == EPERM and (kind == 51 or kind == 52):
-            c.st.special = SP_DEVICE
-            return SPECIAL
-        if errno != EEXIST:
-            return OS_ERROR
-        got = _clear(c, top.fd, name, False)
-        if got != OK:
-            return got
-    return _dress_node(c, row, top, name)
-
-
-cdef int _link_dir(Place* c, const Level* top, char* text, Py_ssize_t slash) noexcept nogil:
-    """Return the directory of a link's target ``text``: the current one, the root, or one to close; -1 for none."""
-    if 0 <= slash == top.path_end and memcmp(text, c.st.path, slash) == 0:
-        return top.fd
-    if slash <= 0:
-        return top.fd if top.path_end == 0 else c.st.root_fd
-    text[slash] = 0
-    return lam_open_beneath(c.st.root_fd, text, O_PATH | O_DIRECTORY)
-
-
-cdef int _make_link(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
-    cdef const uint8_t* target
-    cdef Py_ssize_t n, slash
-    cdef char text[PATH_CAP]
-    cdef stat_t old, new
-    cdef int dfd, got
-    if c.st.options & OPT_ASK_LINKS or row_link(c.rows, row, &target, &n) < 0 or n == 0 or n >= PATH_CAP:
-        c.st.special = SP_LINK
-        return SPECIAL
-    memcpy(text, target, n)
-    text[n] = 0
-    slash = n - 1
-    while slash >= 0 and text[slash] != 47:
-        slash -= 1
-    dfd = _link_dir(c, top, text, slash)
-    if dfd < 0:
-        c.st.special = SP_LINK
-        return SPECIAL
-    while True:
-        got = linkat(dfd, text + slash + 1, top.fd, name, 0)
-        if got == 0 or errno != EEXIST:
-            break
-        # a link onto another name of the same inode changes nothing, onto itself it must not unlink the only one
-        if lam_lstat(dfd, text + slash + 1, &old) < 0 or old.st_mode & S_IFMT == S_IFDIR:
-            break
-        if lam_lstat(top.fd, name, &new) == 0 and old.st_ino == new.st_ino and old.st_dev == new.st_dev:
-            got = 0
-            break
-        got = _clear(c, top.fd, name, False)
-        if got != OK:
-            if dfd != top.fd and dfd != c.st.root_fd:
-                close(dfd)
-            return got
-    if got < 0:
-        c.st.special = SP_LINK
-    if dfd != top.fd and dfd != c.st.root_fd:
-        close(dfd)
-    return SPECIAL if got < 0 else OK
-
+# -- regular files -----------------------------------------------------------------------------------------------
 
 cdef int _make_file(Place* c, Py_ssize_t row, const Level* top, const char* name) noexcept nogil:
-    """Open the file; its data and metadata come from continue_file()."""
-    cdef unsigned int mode = c.rows.mode[row] & 0o7777
-    cdef int fd, got
+    """Open the file. Its data and metadata come from continue_file(), here or in another thread."""
+    cdef OpenFile* f = &c.st.file
+    cdef int got
+    f.row, f.acl, f.inherits = row, top.acl, top.setgid
+    f.done = f.region = f.region_done = 0
     while True:
-        fd = openat(top.fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0o777)
-        if fd >= 0:
+        f.fd = openat(top.fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, c.rows.mode[row] & 0o777)
+        if f.fd >= 0:
             break
+        if errno == EMFILE and jobs_pending(c.jobs) > 0:
+            got = _drain(c)
+            if got != OK:
+                return got
+            continue
         if errno != EEXIST:
             return OS_ERROR
-        got = _clear(c, top.fd, name, False)
+        got = make_way(c, top.fd, name, False)
         if got != OK:
             return got
-    c.st.file_fd = fd
-    c.st.file_row = row
-    c.st.file_done = c.st.file_region = c.st.file_region_done = 0
-    c.st.file_acl = top.acl
-    c.st.file_meta_mode = top.setgid
+    if c.jobs is not NULL and _is_whole(c, row):
+        got = _drain(c) if jobs_pending(c.jobs) >= JOBS_CAP else OK
+        if got != OK:
+            return got
+        jobs_put(c.jobs, f)
+        f.fd = -1
     return OK
+
+
+cdef bint _is_whole(Place* c, Py_ssize_t row) noexcept nogil:
+    """Tell whether a file's bytes are all in the chunk."""
+    cdef int64_t packed = packed_size(c.rows, row), at = c.rows.data_off[row]
+    if packed == 0:
+        return True
+    return 0 <= c.chunk_off <= at and 0 < packed <= c.chunk_len and at - c.chunk_off <= c.chunk_len - packed
+
+
+cdef void _do(Jobs* q, int32_t at) noexcept nogil:
+    """Finish file ``at`` of the batch; its errno stays with it."""
+    cdef Job* job = &q.items[at]
+    cdef int got = continue_file(q.place, &job.file)
+    if got != OK or job.file.fd >= 0:           # not whole although it was: rows or map changed under our hands
+        job.error = errno if got == OS_ERROR else -1
+    jobs_finish(q)
+
+
+cdef void _undo(Place* c, Job* job) noexcept nogil:
+    """Remove a file that could not be finished, if its name still leads to it."""
+    cdef char path[PATH_CAP]
+    cdef stat_t open_, named
+    cdef const uint8_t* p
+    cdef Py_ssize_t n, slash
+    cdef int dfd
+    if job.file.fd < 0 or fstat(job.file.fd, &open_) < 0 or row_path(c.rows, job.file.row, &p, &n) < 0 or n >= PATH_CAP:
+        return
+    memcpy(path, p, n)
+    path[n] = 0
+    slash = n
+    while slash > 0 and path[slash - 1] != 47:
+        slash -= 1
+    if slash > 0:
+        path[slash - 1] = 0
+    dfd = c.st.root_fd if slash == 0 else lam_open_beneath(c.st.root_fd, path, O_PATH | O_DIRECTORY)
+    if dfd < 0:
+        return
+    if lam_lstat(dfd, path + slash, &named) == 0 and named.st_ino == open_.st_ino and named.st_dev == open_.st_dev:
+        unlinkat(dfd, path + slash, 0)
+    if slash > 0:
+        close(dfd)
+
+
+cdef int _drain(Place* c) noexcept nogil:
+    """End the batch: all its files are whole, or a Status for the first row that is not."""
+    cdef Jobs* q = c.jobs
+    cdef uint32_t n = jobs_pending(q), i
+    cdef int32_t at
+    cdef int error = 0
+    if n == 0:
+        return OK
+    while True:
+        at = jobs_take_last(q)
+        if at < 0:
+            break
+        _do(q, at)
+    jobs_join(q)
+    for i in range(n):
+        if q.items[i].error != 0:
+            if error == 0:
+                c.st.failed_row, error = q.items[i].file.row, q.items[i].error
+            _undo(c, &q.items[i])
+            if q.items[i].file.fd >= 0:
+                close(q.items[i].file.fd)
+    jobs_clear(q)
+    if error > 0:
+        lam_fail(error)
+        return OS_ERROR
+    return OK if error == 0 else BAD_FORMAT
+
+
+cdef void place_serve(Jobs* q) noexcept nogil:
+    cdef uint32_t news
+    cdef int32_t at
+    while True:
+        news = lam_load(&q.news)
+        at = jobs_take_first(q)
+        while at >= 0:
+            _do(q, at)
+            at = jobs_take_first(q)
+        if not jobs_wait(q, news):
+            return
 
 
 # -- rows --------------------------------------------------------------------------------------------------------
@@ -295,11 +249,11 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     if kind == 48:
         got = _make_file(c, row, top, name)
     elif kind == 49:
-        got = _make_link(c, row, top, name)
+        got = make_link(c, row, top, name)
     elif kind == 53:
-        got = _make_dir(c, row, top, name)
+        got = make_dir(c, row, top, name)
     else:
-        got = _make_node(c, row, top, name)
+        got = make_node(c, row, top, name)
     if got != OK:
         return got
     was = index_put(c.slots, c.mask, c.seed, c.rows, row)
@@ -307,25 +261,36 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     return OK if was != -2 else BAD_FORMAT
 
 
-cdef int place_rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+cdef int _rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """place_rows() but for the end of the batch."""
     cdef int got = OK
     c.st.row = begin
     while True:
-        if c.st.file_fd >= 0:
-            if c.st.file_row < 0 or c.st.file_row >= c.rows.cap:
+        if c.st.file.fd >= 0:
+            if c.st.file.row < 0 or c.st.file.row >= c.rows.cap:
                 return BAD_FORMAT
-            got = continue_file(c)
-            if got != OK:
-                break
-            if c.st.file_fd >= 0:
-                return OK                       # the chunk is used up
+            c.st.failed_row = c.st.file.row
+            got = continue_file(c, &c.st.file)
+            if got != OK or c.st.file.fd >= 0:
+                return got                      # or the chunk is used up
         if c.st.row >= end:
             return OK
+        c.st.failed_row = c.st.row
         got = _place_row(c, c.st.row)
         if got != OK:
-            break
+            return got
         c.st.row += 1
-    c.st.os_errno = errno if got == OS_ERROR else 0
+
+
+cdef int place_rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef int got, done
+    if c.jobs is not NULL:
+        c.jobs.place = c
+    got = _rows(c, begin, end)
+    c.st.os_errno = errno
+    done = _drain(c)
+    if done != OK:
+        got, c.st.os_errno = done, errno
     return got
 
 
@@ -376,6 +341,22 @@ cdef int _fail(PlaceState* st, Rows* rows, int got, Py_ssize_t row) except -1:
     raise ValueError(f"row {row} does not fit its table or chunk")
 
 
+cdef class Batch:
+    """Where the files of a place() call lie for other threads to take. No buffer: it holds addresses while a call runs."""
+
+    def __cinit__(self):
+        memset(&self.jobs, 0, sizeof(Jobs))
+
+    def serve(self):
+        """Make files until stop(). For a thread with a umask and working directory of its own."""
+        with nogil:
+            place_serve(&self.jobs)
+
+    def stop(self):
+        """Make every serve() return, those still to be called too."""
+        jobs_stop(&self.jobs)
+
+
 def open_state(uint8_t[::1] state not None, int root_fd, uint32_t options):
     """Begin with an empty stack of directories below ``root_fd``; ``state`` has STATE_NBYTES bytes."""
     cdef PlaceState* st
@@ -385,13 +366,13 @@ def open_state(uint8_t[::1] state not None, int root_fd, uint32_t options):
     st.options = options
     st.euid = geteuid()
     st.egid = getegid()
-    st.file_fd = -1
+    st.file.fd = -1
 
 
 def counters(uint8_t[::1] state not None):
     """Return (files, bytes, duplicates, warnings, row of the file in progress or -1)."""
     cdef PlaceState* st = _state(state)
-    return st.n_files, st.n_bytes, st.n_duplicates, st.n_warnings, st.file_row if st.file_fd >= 0 else -1
+    return st.n_files, st.n_bytes, st.n_duplicates, st.n_warnings, st.file.row if st.file.fd >= 0 else -1
 
 
 def reset(uint8_t[::1] state not None):
@@ -414,21 +395,27 @@ def push(uint8_t[::1] state not None, const uint8_t[::1] path not None, int fd):
 
 def place(uint8_t[::1] state not None, tuple columns not None, Py_ssize_t begin, Py_ssize_t end,
           const uint8_t[::1] chunk not None, int64_t chunk_off, uint32_t[::1] slots not None, uint64_t seed,
-          const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None):
+          const int64_t[::1] uids, const int64_t[::1] gids, int64_t[::1] warnings not None, Batch batch=None):
     """Make rows [begin, end) from ``chunk``, the stream's bytes from ``chunk_off`` on; return (next row, Special or 0).
 
     Special 0 and next row == end: all done but perhaps a file in progress, which the next chunk continues. ``slots``
-    is an index of the rows made so far with room for the rest. OSError carries the row's path.
+    is an index of the rows made so far with room for the rest. Threads that serve ``batch`` help; a
+    call has it for itself. OSError carries the row's path.
     """
     cdef Place c
     cdef Rows rows
     cdef int got
     c.st = _state(state)
+    c.jobs = &batch.jobs if batch is not None else NULL
     if slots.shape[0] < 2 or slots.shape[0] & (slots.shape[0] - 1):
         raise ValueError("an index has a power of two of slots")
     _ranges(&c.uids, uids)
     _ranges(&c.gids, gids)
+    if batch is not None and batch.busy:
+        raise ValueError("another call has the batch")
     rows_acquire(&rows, columns, True)
+    if batch is not None:
+        batch.busy = True
     try:
         if begin < 0 or end < begin or end > rows.cap or rows.data_off is NULL:
             raise ValueError(f"rows [{begin}, {end}) of {rows.cap}")
@@ -441,9 +428,11 @@ def place(uint8_t[::1] state not None, tuple columns not None, Py_ssize_t begin,
         with nogil:
             got = place_rows(&c, begin, end)
         if got < 0:
-            _fail(c.st, &rows, got, c.st.file_row if c.st.file_fd >= 0 else c.st.row)
+            _fail(c.st, &rows, got, c.st.failed_row)
         return c.st.row, c.st.special if got == SPECIAL else 0
     finally:
+        if batch is not None:
+            batch.busy = False
         rows_release(&rows)
 
 
@@ -471,6 +460,7 @@ def finish(uint8_t[::1] state not None, tuple columns not None, const int64_t[::
     cdef int got = OK, at
     cdef Py_ssize_t i = begin, n
     c.st = _state(state)
+    c.jobs = NULL
     _ranges(&c.uids, uids)
     _ranges(&c.gids, gids)
     rows_acquire(&rows, columns, True)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lamella._kernels import confine, place
 from lamella.layer.branch import AufsDialect, OverlayDialect
+from lamella.layer.crew import Crew, n_placing
 from lamella.layer.decide import Decider
 from lamella.layer.parents import Parents
 from lamella.layer.placement import Placement
@@ -19,6 +20,7 @@ from lamella.layer.staging import Ground, ground
 from lamella.layer.whiteout import Dialect
 from lamella.model import DiffID, Digest, IdMap, Limits, Progress
 from lamella.stream.blob import BlobReader
+from lamella.stream.pump import SMALL_NBYTES
 from lamella.stream.source import Source, open_source
 
 __all__ = ["ApplyResult", "apply"]
@@ -56,6 +58,7 @@ class _Options:
     keep_dirlinks: bool
     holes: bool
     sync: str
+    workers: int | None
 
 
 def apply(
@@ -82,11 +85,12 @@ def apply(
     An absent or empty root appears whole or not at all. Into a living tree every exception carries ``.partial``,
     and with a seekable source ``expected_*`` are checked before the first change. Errors: FormatError and its kin for
     wrong bytes, UnsafePathError, LimitExceededError, ConflictError, OSError of the file system. Rules: OCI image-spec
-    layer.md; numbers in comments are those of the tests in tests/contract. ``workers`` is 1 or more, or None; it changes
-    nothing: decoding, hashing and placing have a thread each.
+    layer.md; numbers in comments are those of the tests in tests/contract. ``workers`` threads write the files of a layer
+    above 256 KiB (None: two, where there are two processors); decoding and hashing have theirs beside.
     """
     _check(dialect, xattrs, sync, workers)
-    options = _Options(dialect, parents, policy_of(policy), limits, idmap, xattrs, rootless, keep_dirlinks, holes, sync)
+    chosen = policy_of(policy)
+    options = _Options(dialect, parents, chosen, limits, idmap, xattrs, rootless, keep_dirlinks, holes, sync, workers)
     with contextlib.ExitStack() as stack:
         bytes_ = stack.enter_context(open_source(source))
         below = stack.enter_context(Parents(parents)) if parents else None
@@ -128,6 +132,9 @@ class _Job:
         self._dialect = _dialect_of(self._placement, options, parents)
         self._decider = Decider(self._placement, options.policy, self._dialect, parents, options.rootless)
         self._placement.special = self._decider
+        small = size is not None and size <= SMALL_NBYTES
+        self._crew = Crew(0 if small else n_placing(options.workers) - 1)
+        self._placement.batch = self._crew.batch
         self._error: BaseException | None = None
         self._stop = False
 
@@ -152,7 +159,8 @@ class _Job:
     def _guarded(self) -> None:
         try:
             confine.private_umask()
-            self._place()
+            with self._crew:
+                self._place()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._error = error
         finally:

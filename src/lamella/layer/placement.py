@@ -54,6 +54,7 @@ class Placement:
         self.special: Callable[[int, int], bool] = _undecided
         self.n_implied = 0
         self.idmap = idmap
+        self.batch: place.Batch | None = None  # whose servers help
         self._implied: list[int] = []
         self._gone: dict[bytes, tuple[int, int]] = {}  # removed directory -> rows placed and rows in the table by then
         self._nondirs: set[bytes] = set()
@@ -203,7 +204,7 @@ class Placement:
         while True:
             at, special = place.place(
                 self._state, self.builder.columns, at, end, chunk, offset, self._slots, _SEED, self._uids, self._gids,
-                self._found,
+                self._found, self.batch,
             )  # fmt: skip
             if not special:
                 break
