@@ -19,7 +19,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 AT = {name: i for i, (name, _) in enumerate(COLUMNS)}
 ARENA = AT["arena"]
 EXT_XATTR, EXT_UNAME, EXT_GNAME, EXT_PAX, EXT_SPARSE, EXT_ATIME = 1, 2, 3, 4, 5, 6
-F_ATIME, F_SPARSE, F_DOTDOT, F_GHOST, F_IMPLIED, F_EXISTED, F_HOST = 1, 2, 4, 8, 16, 32, 64
+F_ATIME, F_SPARSE, F_DOTDOT, F_GHOST, F_IMPLIED, F_EXISTED, F_HOST, F_SKIP = 1, 2, 4, 8, 16, 32, 64, 128
 
 _MANY_ROWS, _MANY_BYTES = 1 << 16, 1 << 22  # room that a growing table is given at once
 

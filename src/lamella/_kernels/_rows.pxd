@@ -31,6 +31,7 @@ cdef enum:
     F_IMPLIED = 16        # no entry of its own: some entry's missing parent
     F_EXISTED = 32        # while rows are placed: a directory that was there before
     F_HOST = 64           # while rows are placed: ids are the host's already
+    F_SKIP = 128          # while rows are placed: nothing is made; with F_EXISTED, a directory that is there
 
 cdef struct Rows:
     Py_ssize_t cap

@@ -9,7 +9,7 @@ from lamella._kernels._jobs cimport (
 from lamella._kernels._meta cimport clear_xattrs, map_id, set_owner, set_times, set_xattrs
 from lamella._kernels._nodes cimport make_dir, make_link, make_node, make_way
 from lamella._kernels._payload cimport continue_file, packed_size
-from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_HOST, F_IMPLIED, Rows, row_path, rows_acquire, rows_release
+from lamella._kernels._rows cimport F_DOTDOT, F_EXISTED, F_HOST, F_IMPLIED, F_SKIP, Rows, row_path, rows_acquire, rows_release
 from lamella._kernels._status cimport BAD_FORMAT, OK, OS_ERROR, SPECIAL
 from lamella._kernels._sys cimport *
 
@@ -219,6 +219,13 @@ cdef int _question(Place* c, Py_ssize_t row, const uint8_t* p, Py_ssize_t n, Py_
     return SP_DUPLICATE if was >= 0 and not c.rows.flags[was] & (F_IMPLIED | F_HOST) else SP_NONE
 
 
+cdef int _note(Place* c, Py_ssize_t row) noexcept nogil:
+    """Note in the index that a row is there."""
+    cdef int64_t was = index_put(c.slots, c.mask, c.seed, c.rows, row)
+    c.st.n_duplicates += was >= 0 and not c.rows.flags[was] & F_IMPLIED
+    return OK if was != -2 else BAD_FORMAT
+
+
 cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     cdef const uint8_t* p
     cdef Py_ssize_t n, slash
@@ -226,11 +233,14 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
     cdef uint8_t kind = c.rows.type[row]
     cdef int got
     cdef Level* top
-    cdef int64_t was
     if row_path(c.rows, row, &p, &n) < 0 or kind < 48 or kind > 54:
         return BAD_FORMAT
     if c.rows.flags[row] & F_IMPLIED:
         return OK
+    if c.rows.flags[row] & F_SKIP:
+        if kind != 53 or not c.rows.flags[row] & F_EXISTED:
+            return OK
+        return _note(c, row)
     slash = n - 1
     while slash >= 0 and p[slash] != 47:
         slash -= 1
@@ -254,11 +264,7 @@ cdef int _place_row(Place* c, Py_ssize_t row) noexcept nogil:
         got = make_dir(c, row, top, name)
     else:
         got = make_node(c, row, top, name)
-    if got != OK:
-        return got
-    was = index_put(c.slots, c.mask, c.seed, c.rows, row)
-    c.st.n_duplicates += was >= 0 and not c.rows.flags[was] & F_IMPLIED
-    return OK if was != -2 else BAD_FORMAT
+    return _note(c, row) if got == OK else got
 
 
 cdef int _rows(Place* c, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:

@@ -1,15 +1,16 @@
-"""Threads that help the placing one to make files."""
+"""The thread that places, and those that help it to write files."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from lamella._kernels import confine, place
 
-__all__ = ["Crew", "n_placing"]
+__all__ = ["Crew", "n_placing", "run_placing"]
 
 
 def n_placing(workers: int | None) -> int:
@@ -55,3 +56,32 @@ class Crew:
             self.batch.stop()
         for thread in self._threads:
             thread.join()
+
+
+def run_placing(work: Callable[[], None], stop: Callable[[], None], report: Callable[[], None] | None) -> None:
+    """Run ``work`` in a thread with a umask and working directory of its own, and raise its error here.
+
+    ``report`` is called now and then meanwhile. An interrupt, or an error of ``report``, calls ``stop`` and waits.
+    """
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            confine.private_umask()
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, name="lamella-place")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1 if report else None)
+            if report:
+                report()
+    except BaseException:
+        stop()
+        thread.join()
+        raise
+    if errors:
+        raise errors[0]

@@ -19,10 +19,14 @@ __all__ = ["Ground", "ground"]
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The directory that an apply writes to: ``fresh`` when it was empty, so that nothing in it need be asked."""
+    """The directory that an apply writes to.
+
+    ``empty``: nothing was in it. ``fresh``: nor has it a default ACL or a set-group-id bit, so nothing in it need be asked.
+    """
 
     root: Root
     fresh: bool
+    empty: bool
     mtime_ns: int
 
 
@@ -43,10 +47,10 @@ def ground(path: str | os.PathLike[str]) -> Iterator[Ground]:
     empty = status is None or not os.listdir(target)
     if not empty:
         with directory(target) as fd:
-            yield Ground(Root(fd), False, os.fstat(fd).st_mtime_ns)
+            yield Ground(Root(fd), False, False, os.fstat(fd).st_mtime_ns)
     elif status is not None and (os.path.ismount(target) or target == os.getcwd()):
         with directory(target) as fd, _cleared(fd):
-            yield Ground(Root(fd), False, status.st_mtime_ns)
+            yield Ground(Root(fd), False, True, status.st_mtime_ns)
     else:
         with _staged(target, status) as lent:
             yield lent
@@ -73,7 +77,8 @@ def _staged(target: str, status: os.stat_result | None) -> Iterator[Ground]:
         if status is not None and os.geteuid() == 0:
             os.chown(stage, status.st_uid, status.st_gid)
         with directory(stage) as fd:
-            yield Ground(Root(fd), not os.fstat(fd).st_mode & stat.S_ISGID, 0 if status is None else status.st_mtime_ns)
+            fresh = not os.fstat(fd).st_mode & stat.S_ISGID
+            yield Ground(Root(fd), fresh, True, 0 if status is None else status.st_mtime_ns)
         os.rename(stage, target)
     except BaseException:
         _remove(stage)

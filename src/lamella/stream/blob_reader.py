@@ -135,6 +135,11 @@ class BlobReader:
         self._held = ring.get(_CONSUME)
         return None if self._held is None else self._held.data
 
+    def start(self) -> None:
+        """Begin to read ahead, as the first ``next()`` would: for one who will come to this blob later."""
+        if self._ring is None and self._chunks is None and not self._ended and self._failure is None:
+            self._start()
+
     def _start(self) -> None:
         if self._pump.small or (self.codec == "none" and self._digests is None):
             self._chunks = _read(self._pump, self._digests)

@@ -33,7 +33,7 @@ from lamella.testing.trees import (
     Xattr,
 )
 
-__all__ = ["NAMES", "contents", "edit_scripts", "edits_of", "layers", "mtimes", "paths", "trees", "xattrs"]
+__all__ = ["NAMES", "contents", "edit_scripts", "edits_of", "layers", "member_of", "mtimes", "paths", "trees", "xattrs"]
 
 SECOND = 1_000_000_000
 # "a-b" sorts between "a" and "a/b" as bytes, but after the subtree of "a" as paths
@@ -228,7 +228,8 @@ def _link(draw: st.DrawFn, path: bytes, earlier: list[Member], *, hostile: bool)
     return draw(paths()) if draw(st.booleans()) else path
 
 
-def _member(draw: st.DrawFn, earlier: list[Member], *, hostile: bool, privileged: bool) -> Member:
+def member_of(draw: st.DrawFn, earlier: list[Member], *, hostile: bool, privileged: bool) -> Member:
+    """Draw one member of a layer that has the ``earlier`` ones."""
     # most members are harmless in themselves: an engine that refuses the first one is not tried by the others
     path = draw(st.sampled_from(HOSTILE_PATHS)) if hostile and draw(st.integers(0, 9)) == 9 else draw(paths())
     kinds = ["file", "file", "dir", "dir", "symlink", "hardlink", "whiteout", "whiteout", "opaque", "fifo"]
@@ -262,5 +263,5 @@ def layers(draw: st.DrawFn, *, max_size: int = 12, hostile: bool = False, privil
     """The members of a layer in no order: markers, links, type swaps, duplicates; any tree may be its lower."""
     members: list[Member] = []
     for _ in range(draw(st.integers(0, max_size))):
-        members.append(_member(draw, members, hostile=hostile, privileged=privileged))
+        members.append(member_of(draw, members, hostile=hostile, privileged=privileged))
     return members
