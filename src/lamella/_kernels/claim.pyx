@@ -55,6 +55,12 @@ cdef int32_t _child(Claims* c, int32_t parent, const uint8_t* p, Py_ssize_t n) n
     return <int32_t>i
 
 
+cdef bint _has_room(Claims* c, Py_ssize_t n) noexcept nogil:
+    """Tell whether names of ``n`` bytes, with their slashes, fit whatever they are: a row is judged once."""
+    cdef int64_t nodes = c.st.n_nodes + <int64_t>n // 2 + 2
+    return nodes <= c.nodes_cap and <uint64_t>(4 * nodes) <= 3 * c.mask and 0 <= c.st.names_used <= c.names_cap - n
+
+
 cdef inline int16_t _most(int16_t a, int16_t b) noexcept nogil:
     return a if a > b else b
 
@@ -193,6 +199,8 @@ cdef int _claim(Claims* c, Py_ssize_t row) noexcept nogil:
     cdef int got
     if row_path(c.rows, row, &p, &n) < 0:
         return BAD_FORMAT
+    if not _has_room(c, n + c.rows.link_len[row]):
+        return OUTPUT_FULL
     if c.rows.flags[row] & F_DOTDOT or (n == 0 and c.rows.type[row] != 53):
         return _special(c, WHY_NAME)
     slash = n - 1
