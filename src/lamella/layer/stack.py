@@ -92,17 +92,23 @@ def _reading(layer: StackLayer, options: Options) -> Iterator[BlobReader]:
 
 def _each(layers: Sequence[StackLayer], options: Options) -> Generator[BlobReader, None, None]:
     """Give a reader of each of ``layers``, the next one reading ahead while one is used."""
-    with contextlib.ExitStack() as last:
-        for at in range(len(layers)):
-            if not at:
-                reader = last.enter_context(_reading(layers[0], options))
-            with contextlib.ExitStack() as own:
-                own.push(last.pop_all())
-                if at + 1 < len(layers):
-                    ahead = last.enter_context(_reading(layers[at + 1], options))
-                    ahead.start()
+    todo = iter(layers)
+    with contextlib.ExitStack() as ahead:
+        reader = _started(ahead, todo, options)
+        while reader is not None:
+            with ahead.pop_all():
+                following = _started(ahead, todo, options)
                 yield reader
-                reader = ahead
+            reader = following
+
+
+def _started(stack: contextlib.ExitStack, todo: Iterator[StackLayer], options: Options) -> BlobReader | None:
+    layer = next(todo, None)
+    if layer is None:
+        return None
+    reader = stack.enter_context(_reading(layer, options))
+    reader.start()
+    return reader
 
 
 def _bottom_up(
