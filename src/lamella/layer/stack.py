@@ -178,7 +178,7 @@ class _TopDown:
                 self._place_layer(level, reader)
         placement.judge = None
         for level, rows in itertools.groupby(self._claims.restore, key=lambda found: found[0]):
-            self._restore(self._layers[level], [(row, source) for _, row, source in rows])
+            self._restore(level, [(row, source) for _, row, source in rows])
         placement.reset()
         for path in self._claims.missing():
             os.close(ensure_dir(placement, path, None))
@@ -211,9 +211,9 @@ class _TopDown:
             offset += len(chunk)
             self._n_read = read + reader.bytes_in
 
-    def _restore(self, layer: StackLayer, pairs: list[tuple[int, int]]) -> None:
+    def _restore(self, level: int, pairs: list[tuple[int, int]]) -> None:
         """Make hard links to what was hidden: the first of an inode from the layer's bytes, the others from it."""
-        placement = self._placement
+        placement, (files, nbytes) = self._placement, self._placement.counters
         first: dict[int, int] = {}
         for row, source in pairs:
             first.setdefault(source, row)
@@ -230,9 +230,13 @@ class _TopDown:
             nonlocal at
             at = placement.place(at, end, chunk, offset)
 
-        with _reading(layer, self._options) as reader:
+        with _reading(self._layers[level], self._options) as reader:
             self._pass(reader, use)
-        placement.end_layer()
+        part, (more_files, more) = self._parts[-1 - level], placement.counters
+        result = part.result
+        part.result = replace(
+            result, files=result.files + more_files - files, bytes_written=result.bytes_written + more - nbytes
+        )
 
     def _results(self) -> list[ApplyResult]:
         """Return the results, the lowest layer first, with the kernel's warnings where their rows are."""
