@@ -5,12 +5,17 @@ from lamella._kernels cimport _status as st
 from lamella._kernels cimport _ustar as u
 from lamella._kernels._rows cimport Rows
 
+cdef extern from *:
+    """
+    #define LAM_FAR ((int64_t)0x4000000000000000)
+    """
+    const int64_t FAR "LAM_FAR"  # 2**62: no offset is greater; no enum, whose C type would be unsigned
+
 cdef enum:
     SCAN_SCRATCH_FULL = 5  # a verdict beside those of _status.pxd; SCRATCH_FULL in Python
     WINDOW = 4096          # bytes that scan_fd_core reads at once
     # Global headers are read again for every member: so many bytes of them are free, then 8 for each byte of the stream.
     GLOBAL_BUDGET = 0x4000000    # 64 MiB; a literal: Cython cannot evaluate 1 << 26 under overflowcheck
-    FAR = 0x4000000000000000   # 2**62: no offset is greater
 
 cdef enum Phase:
     PHASE_HEADER = 0       # filling ``block``

@@ -189,11 +189,18 @@ cdef int _other(Claims* c, Py_ssize_t row, int32_t at, int16_t hidden) noexcept 
     return got
 
 
+cdef void _make_above(Claims* c, int32_t node) noexcept nogil:
+    """Note that the directories down to ``node`` are there."""
+    while 0 < node < c.nodes_cap and c.nodes[node].made == 0:
+        c.nodes[node].made = 1
+        node = c.nodes[node].parent
+
+
 cdef int _claim(Claims* c, Py_ssize_t row) noexcept nogil:
     cdef const uint8_t* p
     cdef Py_ssize_t n, slash
     cdef Way way
-    cdef int32_t at, above
+    cdef int32_t at
     cdef int16_t hidden
     cdef bint is_marker
     cdef int got
@@ -224,12 +231,9 @@ cdef int _claim(Claims* c, Py_ssize_t row) noexcept nogil:
         got = _dir(c, row, &c.nodes[at], hidden <= c.level)
     else:
         got = _other(c, row, at, hidden)
-    above = way.node
-    if hidden > c.level or c.nodes[at].made == 0 or (got == SPECIAL and c.st.reason == WHY_RESTORE):
-        return got                              # what is restored at the end finds its directories then
-    while 0 < above < c.nodes_cap and c.nodes[above].made == 0:
-        c.nodes[above].made = 1
-        above = c.nodes[above].parent
+    # what is restored at the end finds its directories then
+    if hidden <= c.level and c.nodes[at].made != 0 and not (got == SPECIAL and c.st.reason == WHY_RESTORE):
+        _make_above(c, way.node)
     return got
 
 

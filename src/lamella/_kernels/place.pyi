@@ -1,4 +1,4 @@
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 Columns = tuple[Buffer | None, ...]
 
@@ -29,6 +29,7 @@ DEVICE: int
 OWNER: int
 DUPLICATE: int
 
+@disjoint_base
 class Batch:
     def serve(self) -> None: ...
     def stop(self) -> None: ...
