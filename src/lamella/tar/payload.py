@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast, runtime_checkable
 
-__all__ = ["PayloadFile", "expanded"]
+from lamella.table import Entry
+
+__all__ = ["Chunks", "PayloadFile", "expanded"]
 
 _ZEROS = memoryview(bytes(1 << 16))
 
@@ -29,6 +31,15 @@ def expanded(regions: list[list[int]], size: int, packed: Callable[[int, int], I
         at += nbytes
         end = begin + nbytes
     yield from _zeros(size - end)
+
+
+@runtime_checkable
+class Chunks(Protocol):
+    """Something that has the content of entries, in pieces: a LayerReader, or what is made of several."""
+
+    def chunks(self, entry: Entry, /) -> Iterator[memoryview]:
+        """Iterate over the content of a regular file; a chunk is valid until the next is asked for."""
+        ...
 
 
 class PayloadFile(io.RawIOBase):

@@ -23,7 +23,7 @@ from lamella.stream.blob import BlobWriter
 from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
 from lamella.tar.owners import container_owners
-from lamella.tar.reader import LayerReader
+from lamella.tar.payload import Chunks
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -41,7 +41,7 @@ _EVENTS = {
 }
 
 
-Payload = str | os.PathLike[str] | LayerReader | Callable[[int], "Buffer"]
+Payload = str | os.PathLike[str] | Chunks | Callable[[int], "Buffer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def write_layer(
         )
     with BlobWriter(out, compression=compression, level=level) as blob:
         writer = _RowWriter(table, rows, blob, options, progress)
-        if isinstance(payload, LayerReader):
+        if isinstance(payload, Chunks):
             writer.copy(lambda row: payload.chunks(table[row]))
         else:
             writer.copy(lambda row: iter([memoryview(payload(row)).cast("B")]))
