@@ -89,11 +89,12 @@ class Outcome:
 class Sandbox:
     """The child process; ``where`` is an existing empty directory for the tmpfs, ``uid`` whom it becomes (None: stays).
 
-    Used as a context manager. A caller who is not root gets a user namespace and is root in there.
+    Used as a context manager. A caller who is not root gets a user namespace and is root in there. ``through``: a
+    program, with its options, that starts the child.
     """
 
-    def __init__(self, where: Path, *, uid: int | None = None) -> None:
-        self.where, self.uid = where, uid
+    def __init__(self, where: Path, *, uid: int | None = None, through: tuple[str, ...] = ()) -> None:
+        self.where, self.uid, self.through = where, uid, through
         self.child: subprocess.Popen[bytes] | None = None
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
 
@@ -107,7 +108,7 @@ class Sandbox:
         code = f"from tests import sandbox; sandbox.serve({os.fspath(self.where)!r}, {self.uid!r})"
         path = os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)])
         env = {k: v for k, v in os.environ.items() if not k.startswith("COV")} | {"PYTHONPATH": path}
-        argv = [sys.executable, "-B", "-c", code]
+        argv = [*self.through, sys.executable, "-B", "-c", code]
         pipe = subprocess.PIPE
         self.stderr.seek(0)
         self.stderr.truncate()
@@ -295,6 +296,15 @@ def box() -> Iterator[Sandbox]:
     if os.geteuid() != 0:
         parts.requires("userns")
     with tempfile.TemporaryDirectory(prefix="sandbox-") as where, Sandbox(Path(where)) as child:
+        yield child
+
+
+@pytest.fixture(scope="session")
+def user_box() -> Iterator[Sandbox]:
+    """Give a sandbox in which the caller is root of a user namespace that has no other user."""
+    parts.requires("userns")
+    through = ("unshare", "--user", "--map-root-user")
+    with tempfile.TemporaryDirectory(prefix="sandbox-") as where, Sandbox(Path(where), through=through) as child:
         yield child
 
 

@@ -12,12 +12,14 @@ import pytest
 import lamella
 from lamella import errors
 
-FUNCTIONS = {"apply", "changes", "diff", "open_image", "read_layer", "scan", "write_layer"}
+FUNCTIONS = {
+    "apply", "changes", "changes_from_upper", "diff", "diff_from_upper", "open_image", "read_layer", "scan", "write_layer",
+}  # fmt: skip
 CLASSES = {
     "ApplyResult", "Change", "ChangeKind", "Changeset", "Entry", "EntryTable", "EntryType", "IdMap", "LayerInfo",
     "LayerReader", "Limits", "Policy", "Progress", "Why",
 }  # fmt: skip
-MODULES = {"errors"}
+MODULES = {"algebra", "errors"}
 ERRORS = {
     "BlobNotFound", "CodecError", "ConflictError", "DigestMismatchError", "FormatError", "ImageError", "LamellaError",
     "LimitExceededError", "ManifestError", "ReferenceNotFound", "TarFormatError", "TruncatedError", "UnsafePathError",
@@ -31,6 +33,8 @@ KEYWORDS = {
         "expected_digest": None, "workers": None, "progress": None,
     },
     "changes": {"content": "auto", "xattrs": "all", "dir_mtime": False},
+    "changes_from_upper": {"dialect": "overlay"},
+    "diff_from_upper": {"dialect": "overlay", "compression": "gzip", "whiteouts": "explicit", "progress": None},
     "diff": {
         "compression": "gzip", "level": None, "whiteouts": "explicit", "clamp_mtime": None, "idmap": None,
         "content": "auto", "xattrs": "all", "dir_mtime": False, "sparse": None, "libarchive_xattr": False,
@@ -43,6 +47,8 @@ KEYWORDS = {
 PLACES = {
     "apply": ["source", "root"],
     "changes": ["lower", "upper"],
+    "changes_from_upper": ["upper", "parents"],
+    "diff_from_upper": ["upper", "out", "parents"],
     "diff": ["lower", "upper", "out"],
     "open_image": ["reference"],
     "read_layer": ["source"],

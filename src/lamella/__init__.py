@@ -19,10 +19,12 @@ from lamella import errors
 
 if TYPE_CHECKING:
     from lamella.image.image import open_image
+    from lamella.layer import algebra
     from lamella.layer.apply import ApplyResult, apply
     from lamella.layer.changeset import Change, Changeset
     from lamella.layer.diff import changes, diff
     from lamella.layer.policy import Policy
+    from lamella.layer.upper import changes_from_upper, diff_from_upper
     from lamella.model import ChangeKind, EntryType, IdMap, Limits, Progress, Why
     from lamella.table import Entry, EntryTable
     from lamella.tar.reader import LayerReader, read_layer
@@ -46,9 +48,12 @@ __all__ = [
     "Policy",
     "Progress",
     "Why",
+    "algebra",
     "apply",
     "changes",
+    "changes_from_upper",
     "diff",
+    "diff_from_upper",
     "errors",
     "open_image",
     "read_layer",
@@ -62,21 +67,24 @@ _HOMES = {
     "layer.changeset": ("Change", "Changeset"),
     "layer.diff": ("changes", "diff"),
     "layer.policy": ("Policy",),
+    "layer.upper": ("changes_from_upper", "diff_from_upper"),
     "model": ("ChangeKind", "EntryType", "IdMap", "Limits", "Progress", "Why"),
     "table": ("Entry", "EntryTable"),
     "tar.reader": ("LayerReader", "read_layer"),
     "tar.writer": ("LayerInfo", "write_layer"),
     "tree.scan": ("scan",),
 }
+_MODULES = {"algebra": "layer.algebra"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for (PEP 562)."""
-    home = _HOME.get(name)
+    home = _HOME.get(name) or _MODULES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    module = importlib.import_module(f"{__name__}.{home}")
+    value = globals()[name] = module if name in _MODULES else getattr(module, name)
     return value
 
 

@@ -167,13 +167,13 @@ def test_many_files_are_compared_on_both_threads(scratch):
 
 def test_101_a_file_that_cannot_be_compared_is_a_change(two, monkeypatch):
     lower, upper = two()
-    merge = lamella.layer.diff._merge
+    merge = lamella.layer.diff.merged
 
     def and_lose(*args):
         (upper / "a/x").unlink()
         return merge(*args)
 
-    monkeypatch.setattr(lamella.layer.diff, "_merge", and_lose)
+    monkeypatch.setattr(lamella.layer.diff, "merged", and_lose)
     changes = lamella.changes(lower, upper)
     assert told(changes) == [("modify", b"a/x", Why.CONTENT)]
     info = changes.write(io.BytesIO())
@@ -278,13 +278,13 @@ def test_the_names_of_one_file_are_read_once(two, monkeypatch):
     lower, upper = two(Hardlink("a/z", "e"), Write("e", b"!"))
     Write("e", b"?").apply(lower)
     asked = []
-    same = lamella.layer.diff.content_kernel.same
+    same = lamella.layer.comparing.content_kernel.same
 
     def counting(low_fd, low, up_fd, up, rows_a, *rest):
         asked.extend(rows_a.tolist())
         return same(low_fd, low, up_fd, up, rows_a, *rest)
 
-    monkeypatch.setattr(lamella.layer.diff.content_kernel, "same", counting)
+    monkeypatch.setattr(lamella.layer.comparing.content_kernel, "same", counting)
     changes = lamella.changes(lower, upper, content="always")
     assert [(c.path, c.why & Why.CONTENT) for c in changes if c.kind is ChangeKind.MODIFY] == [
         (b"e", Why.CONTENT), (b"h", Why.CONTENT),

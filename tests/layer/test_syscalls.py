@@ -61,7 +61,7 @@ def test_at_most_4_2_system_calls_a_regular_file(scratch, nothing):
 
 @pytest.mark.requires("strace", "root")
 def test_an_owner_is_one_call_more(scratch, nothing):
-    n_files = 500
+    n_files = 1_000  # enough that three threads and their stacks count for little
     made = calls(scratch, flat(n_files, 5, uid=1000, gid=1000), "root") - nothing
     assert made["fchown"] == n_files
     del made["futex"]

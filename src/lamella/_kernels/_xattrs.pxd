@@ -20,6 +20,7 @@ cdef struct XattrRun:
     const char* name         # NULL, or the name below fd
     int by_cwd               # fd is the thread's working directory, and the name is looked up there
     bint keep_selinux
+    bint drop_kept           # not what overlayfs keeps for itself: see _kept_by_overlay
     uint8_t* scratch         # 8-byte aligned
     int64_t scratch_cap
     uint8_t* out             # the run is written here
@@ -45,6 +46,16 @@ cdef inline int64_t _get_into(const XattrRun* x, const char* key, uint8_t* p, in
 cdef inline bint _key_is(const uint8_t* key, int64_t n, const char* name, int64_t m) noexcept nogil:
     return n == m and memcmp(key, name, n) == 0
 
+cdef inline bint _kept_by_overlay(const uint8_t* key, int64_t n) noexcept nogil:
+    # notes of overlayfs to itself that say nothing of what a tree shows; every inode that it copied has one
+    cdef int64_t skip = 16
+    if n < 18 or memcmp(key, b"trusted.overlay.", 16) != 0:
+        skip = 13
+        if n < 15 or memcmp(key, b"user.overlay.", 13) != 0:
+            return False
+    return (_key_is(key + skip, n - skip, b"origin", 6) or _key_is(key + skip, n - skip, b"impure", 6)
+            or _key_is(key + skip, n - skip, b"nlink", 5) or _key_is(key + skip, n - skip, b"uuid", 4))
+
 cdef inline int _list(XattrRun* x, int64_t n, NameItem** items, int64_t* n_items) noexcept nogil:
     # the names that are kept of the ``n`` bytes in scratch, sorted; ``off`` counts from scratch
     cdef int64_t at = 0, m, begin
@@ -62,6 +73,8 @@ cdef inline int _list(XattrRun* x, int64_t n, NameItem** items, int64_t* n_items
         if nul == NULL:
             break
         kept = nul > x.scratch + at and not _key_is(x.scratch + at, nul - (x.scratch + at), b"system.nfs4_acl", 15)
+        if kept and x.drop_kept:
+            kept = not _kept_by_overlay(x.scratch + at, nul - (x.scratch + at))
         if kept and (x.keep_selinux
                      or not _key_is(x.scratch + at, nul - (x.scratch + at), b"security.selinux", 16)):
             items[0][n_items[0]].off = <uint64_t>at

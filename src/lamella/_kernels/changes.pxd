@@ -40,6 +40,7 @@ cdef enum MergeOption:
     ALWAYS = 1               # compare the contents of all files of one size
     NEVER = 2                # ... of none
     DIR_MTIME = 4            # a directory's mtime counts
+    NESTED = 8               # overlay's own attributes count too: the tables have those of a nested overlay only
 
 cdef struct MergeState:      # int64 items only, so that an int64 array is one; zeros (and covered -1) begin a merge
     int64_t lower            # next rows

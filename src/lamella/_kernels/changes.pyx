@@ -27,13 +27,13 @@ cdef inline bint _starts(const ExtItem* x, const char* name, Py_ssize_t n) noexc
     return x.name_len >= n and memcmp(x.name, name, n) == 0
 
 
-cdef Py_ssize_t _next_xattr(const uint8_t* p, Py_ssize_t n, Py_ssize_t at, ExtItem* x) noexcept nogil:
+cdef Py_ssize_t _next_xattr(const uint8_t* p, Py_ssize_t n, Py_ssize_t at, ExtItem* x, bint nested) noexcept nogil:
     # as ext_next, for extended attributes that can be in a layer: overlay's own never leave (65)
     while True:
         at = ext_next(p, n, at, x)
         if at <= 0 or x.tag != EXT_XATTR:
             return -1 if at < 0 else 0
-        if not _starts(x, b"trusted.overlay.", 16) and not _starts(x, b"user.overlay.", 13):
+        if nested or not _starts(x, b"trusted.overlay.", 16) and not _starts(x, b"user.overlay.", 13):
             return at
 
 
@@ -42,14 +42,14 @@ cdef inline bint _is_capability(const ExtItem* x) noexcept nogil:
             and memcmp(x.name, b"security.capability", 19) == 0)
 
 
-cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssize_t m) noexcept nogil:
+cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssize_t m, bint nested) noexcept nogil:
     # item by item: other extras are no attributes of an inode. A capability is the same with and without the root id
     # of the namespace it was read in, which does not leave it either (63).
     cdef ExtItem x, y
     cdef Py_ssize_t at = 0, by = 0
     while True:
-        at = _next_xattr(p, n, at, &x)
-        by = _next_xattr(q, m, by, &y)
+        at = _next_xattr(p, n, at, &x, nested)
+        by = _next_xattr(q, m, by, &y, nested)
         if at <= 0 or by <= 0:
             return -1 if at < 0 or by < 0 else at != by
         if x.name_len != y.name_len or memcmp(x.name, y.name, x.name_len) != 0:
@@ -61,7 +61,8 @@ cdef int _xattrs_differ(const uint8_t* p, Py_ssize_t n, const uint8_t* q, Py_ssi
             return 1
 
 
-cdef inline int _bytes_differ(const Rows* a, Py_ssize_t i, const Rows* b, Py_ssize_t j, int* why) noexcept nogil:
+cdef inline int _bytes_differ(const Rows* a, Py_ssize_t i, const Rows* b, Py_ssize_t j, bint nested,
+                              int* why) noexcept nogil:
     # link text and extended attributes: what stands in the arenas
     cdef const uint8_t* p = NULL
     cdef const uint8_t* q = NULL
@@ -76,7 +77,7 @@ cdef inline int _bytes_differ(const Rows* a, Py_ssize_t i, const Rows* b, Py_ssi
         if row_ext(a, i, &p, &n) < 0 or row_ext(b, j, &q, &m) < 0:
             return -1
         if n != m or (n and memcmp(p, q, n) != 0):
-            differ = _xattrs_differ(p, n, q, m)
+            differ = _xattrs_differ(p, n, q, m, nested)
             if differ < 0:
                 return -1
             if differ:
@@ -103,7 +104,7 @@ cdef int _differ(const Rows* a, Py_ssize_t i, const Rows* b, Py_ssize_t j, int o
     cdef uint8_t kind = a.type[i]
     cdef uint32_t x = a.mtime_nsec[i], y = b.mtime_nsec[j]
     cdef bint second = a.mtime[i] == b.mtime[j]
-    if _bytes_differ(a, i, b, j, &why) < 0:
+    if _bytes_differ(a, i, b, j, options & NESTED, &why) < 0:
         return -1
     if a.uid[i] != b.uid[j] or a.gid[i] != b.gid[j]:
         why |= WHY_OWNER

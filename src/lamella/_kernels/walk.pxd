@@ -51,6 +51,7 @@ cdef enum WalkOption:
     XATTR_AT = 1             # read extended attributes by listxattrat and getxattrat
     XATTR_CWD = 2            # ... by fchdir and llistxattr: the thread owns its working directory (own_cwd)
     KEEP_SELINUX = 4         # security.selinux too
+    DROP_KEPT = 8            # not overlayfs's notes to itself (origin, impure, nlink, uuid), which cost a call each
 
 cdef enum:
     LINK_PENDING = -2        # link_group of a row with several links, until walk_link()

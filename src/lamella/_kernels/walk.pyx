@@ -130,6 +130,7 @@ cdef inline int _xattrs(Walk* w, int dirfd, const char* name, Found* x) noexcept
     run.name = name if x.fd < 0 else NULL
     run.by_cwd = w.options & XATTR_CWD
     run.keep_selinux = w.options & KEEP_SELINUX
+    run.drop_kept = w.options & DROP_KEPT != 0
     run.scratch, run.scratch_cap = w.scratch + _aligned(w.s.top), w.cap - _aligned(w.s.top)
     run.out, run.out_cap = w.r.arena + x.arena_end, w.r.arena_cap - x.arena_end
     if run.by_cwd and x.fd < 0 and not w.s.bits & WB_HERE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import changes as kernel
-from lamella.columns import TableBuilder
+from lamella.columns import F_GHOST, TableBuilder
 from lamella.errors import WhiteoutError
 from lamella.layer.emission import clean_xattrs, joined
 from lamella.layer.whiteout import OPAQUE, PREFIX
 from lamella.model import ChangeKind, IdMap, Progress, Why
 from lamella.table import Entry, EntryTable
+from lamella.tar.payload import Chunks
 from lamella.tar.writer import LayerInfo, Payload, write_layer
-from lamella.tree.root import split
+from lamella.tree.root import join, split
 
 __all__ = ["Change", "Changeset"]
 
@@ -54,16 +56,21 @@ class Rows:
 class Changeset:
     """The changes that lead from table ``lower`` to table ``upper``, in path order; iterates :class:`Change`.
 
-    A deleted subtree is one delete of its top. Content for :meth:`write` comes from the directory ``root``.
+    A deleted subtree is one delete of its top. Content for :meth:`write` comes from the directory ``root``, or from what
+    ``source`` opens. ``nested``: the tables are free of overlay's own attributes but those of a nested overlay, which
+    stay (27). ``opaque``: rows of directories that hide what nobody knows.
     """
 
     def __init__(
         self, lower: EntryTable, upper: EntryTable, rows: Rows, match: NDArray[np.int32], *,
         root: str | os.PathLike[str] | None = None, holes: int = 0, warnings: tuple[str, ...] = (),
+        source: Callable[[], AbstractContextManager[Chunks]] | None = None, nested: bool = False,
+        opaque: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self.lower, self.upper, self.rows = lower, upper, rows
         self.warnings = warnings
         self._match, self._holes = match, holes
+        self._source, self._nested, self._opaque = source, nested, opaque
         self._root = None if root is None else os.path.abspath(root)  # the process may go elsewhere before write()
 
     def __len__(self) -> int:
@@ -74,9 +81,9 @@ class Changeset:
         for kind, low, up, why in zip(
             rows.kind.tolist(), rows.lower.tolist(), rows.upper.tolist(), rows.why.tolist(), strict=True
         ):
-            before = self.lower[low] if low >= 0 else None
+            before = self.lower[low] if low >= 0 and not self.lower.flags[low] & F_GHOST else None
             after = self.upper[up] if kind != DELETE else None
-            path = (after or before).path  # type: ignore[union-attr]
+            path = self.lower.path(low) if after is None else after.path
             yield Change(_KINDS[kind], path, before, after, Why(why & _WHY) if kind == MODIFY else Why(0))
 
     def table(self, whiteouts: Literal["explicit", "opaque"] = "explicit") -> EntryTable:
@@ -106,7 +113,8 @@ class Changeset:
             gone = [g for g in gone if g[0] not in wiped]
             for row in wiped:
                 path = self.upper.path(row)
-                gone.append((row, (path + b"/" if path else b"") + OPAQUE))
+                gone.append((row, join(path, OPAQUE)))
+        gone += [(row, join(self.upper.path(row), OPAQUE)) for row in self._opaque]
         return sorted(gone)
 
     def _parents(self) -> NDArray[np.int32]:
@@ -142,21 +150,24 @@ class Changeset:
         Content comes from the upper directory, or from ``payload`` as in :func:`lamella.write_layer` (a callable gets
         rows of :meth:`table`). ValueError where there is neither and content is wanted.
         """
-        table, dropped = clean_xattrs(self.table(whiteouts))
+        table, dropped = clean_xattrs(self.table(whiteouts), nested=self._nested)
         notes = list(self.warnings)
         if dropped:
             notes.append(f"{dropped} xattrs of overlay's own left out")
         if sparse is None and self._holes > _GIB:
             notes += self._holes_in(table)
-        source = payload if payload is not None else self._root
-        if source is None and not np.any(table.size > 0):
-            source = _empty
-        if source is None:
-            raise ValueError("a changeset of tables has no content to write: give directories, or a payload")
-        info = write_layer(
-            table, out, payload=source, compression=compression, level=level, clamp_mtime=clamp_mtime, idmap=idmap,
-            sparse=sparse, libarchive_xattr=libarchive_xattr, progress=progress,
-        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            source = payload if payload is not None else self._root
+            if payload is None and self._source is not None:
+                source = stack.enter_context(self._source())
+            if source is None and not np.any(table.size > 0):
+                source = _empty
+            if source is None:
+                raise ValueError("a changeset of tables has no content to write: give directories, or a payload")
+            info = write_layer(
+                table, out, payload=source, compression=compression, level=level, clamp_mtime=clamp_mtime, idmap=idmap,
+                sparse=sparse, libarchive_xattr=libarchive_xattr, progress=progress,
+            )  # fmt: skip
         return replace(info, warnings=(*notes, *info.warnings))
 
     def _holes_in(self, table: EntryTable) -> list[str]:

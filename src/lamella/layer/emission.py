@@ -83,8 +83,11 @@ def _with_whiteouts(table: EntryTable, paths: list[bytes], begin: int) -> tuple[
     return tuple(columns)
 
 
-def clean_xattrs(table: EntryTable) -> tuple[EntryTable, int]:
-    """Leave out overlay's own xattrs (65) and the root id of capabilities (63); return how many were left out."""
+def clean_xattrs(table: EntryTable, *, nested: bool = False) -> tuple[EntryTable, int]:
+    """Leave out overlay's own xattrs (65) and the root id of capabilities (63); return how many were left out.
+
+    ``nested``: overlay's own are gone already, what looks like them belongs to a nested overlay and stays (27).
+    """
     arena = table.columns[ARENA]
     if _SUSPECT.search(memoryview(arena)) is None:
         return table, 0
@@ -96,7 +99,7 @@ def clean_xattrs(table: EntryTable) -> tuple[EntryTable, int]:
     runs, end = [], len(arena)
     for k, row in enumerate(rows[first].tolist()):  # rows share runs: there are few
         items = list(table.extras(row))
-        kept = [item for item in items if not (item[0] == EXT_XATTR and item[1].startswith(_OVERLAY))]
+        kept = [item for item in items if nested or item[0] != EXT_XATTR or not item[1].startswith(_OVERLAY)]
         kept = [(tag, n, _capability(v) if n == _CAPABILITY else v) for tag, n, v in kept]
         if kept != items:
             run = b"".join(_ITEM.pack(tag, len(n), len(v)) + n + v for tag, n, v in kept)

@@ -31,7 +31,7 @@ _STATE = (
 _AT = {name: i for i, name in enumerate(_STATE)}
 _OUTPUT_FULL, _AT_END = 2, 3
 _GHOST = 1
-_XATTR_AT, _XATTR_CWD, _KEEP_SELINUX = 1, 2, 4
+_XATTR_AT, _XATTR_CWD, _KEEP_SELINUX, _DROP_KEPT = 1, 2, 4, 8
 _MAX_FDS = 64
 _CAPACITY = (4096, 1 << 18, 1 << 18)
 _SEED = int.from_bytes(os.urandom(8), "little")
@@ -43,12 +43,14 @@ class Scan:
 
     ``sockets`` cannot be in a layer (tests/contract 116). ``ghosts`` are listed by their directory and denied by the
     file system (107), or were removed during the walk. ``holes``: bytes that files have in their size but not on disk.
+    ``linked``: names of inodes that have more than one, here or elsewhere.
     """
 
     table: EntryTable
     sockets: tuple[bytes, ...] = ()
     ghosts: tuple[bytes, ...] = ()
     holes: int = 0
+    linked: int = 0
 
 
 @contextlib.contextmanager
@@ -84,17 +86,18 @@ def scan_pair(a: Path, b: Path, *, xattrs: Xattrs = "all") -> tuple[Scan, Scan]:
 
 
 def scan_fd(
-    fd: int, *, xattrs: Xattrs = "all", road: Road = "auto", max_fds: int = _MAX_FDS, capacity: Capacity = _CAPACITY
-) -> Scan:
+    fd: int, *, xattrs: Xattrs = "all", road: Road = "auto", max_fds: int = _MAX_FDS, capacity: Capacity = _CAPACITY,
+    drop_kept: bool = False,
+) -> Scan:  # fmt: skip
     """Read the directory open as ``fd`` (O_PATH will do); OSError carries the path below it, as bytes.
 
     ``road``: extended attributes by ``listxattrat`` ("at") where the kernel has it, else by the name in a working
     directory ("cwd", on a thread of its own). ``max_fds`` directories are open at a time. ``capacity``: rows, arena
-    and scratch bytes to begin with.
+    and scratch bytes to begin with. ``drop_kept``: without the attributes that overlayfs keeps for itself.
     """
     if xattrs not in ("all", "all+selinux", "none"):
         raise ValueError(f"xattrs is 'all', 'all+selinux' or 'none', not {xattrs!r}")
-    options = _KEEP_SELINUX if xattrs == "all+selinux" else 0
+    options = (_KEEP_SELINUX if xattrs == "all+selinux" else 0) | (_DROP_KEPT if drop_kept else 0)
     if xattrs == "none":
         return _Walker(fd, options, max_fds, capacity).run()
     if road == "at" or (road == "auto" and walk.has_xattrat()):
@@ -137,7 +140,7 @@ class _Walker:
             walk.link(self.builder.columns, self.get("rows"), slots, _SEED)
         self.builder.n_rows, self.builder.arena_used = self.get("rows"), self.get("arena")
         sockets, ghosts = self.odd
-        return Scan(EntryTable(self.builder.finish(), "path"), tuple(sockets), tuple(ghosts), self.get("holes"))
+        return Scan(EntryTable(self.builder.finish(), "path"), tuple(sockets), tuple(ghosts), self.get("holes"), n_linked)
 
     def step(self) -> int:
         return walk.rows(self.fd, self.builder.columns, self.state, self.scratch, self.options)

@@ -1,0 +1,89 @@
+"""The content of files whose metadata is in one branch and whose content in another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamella.errors import ConflictError
+from lamella.layer.lowers import Branches
+from lamella.layer.own import BranchDialect
+from lamella.layer.pathtable import path_table
+from lamella.layer.search import Place, Shown
+from lamella.table import Entry
+
+__all__ = ["Content", "content_of", "same_content"]
+
+_CHUNK = 1 << 20
+
+
+class Content:
+    """What write_layer() asks for content: files of the nearest branch, but for the ``borrowed`` ones."""
+
+    def __init__(self, branches: Branches, borrowed: Sequence[bytes]) -> None:
+        self._branches, self._borrowed = branches, set(borrowed)
+        self._places: dict[bytes, Place | None] = {}
+        if borrowed:
+            shown = branches.find(path_table(borrowed), data=True)
+            self._places = {path: _place(shown, path) for path in borrowed}
+
+    def chunks(self, entry: Entry) -> Iterator[memoryview]:
+        """Iterate over a file's content. ConflictError where no branch has it; OSError with the path."""
+        path = entry.path
+        place = self._places[path] if path in self._borrowed else (0, path)
+        if place is None:
+            raise ConflictError(path, "its content is in no parent")
+        buffer = memoryview(bytearray(min(_CHUNK, max(entry.size, 1))))
+        with _opened(self._branches, place) as fd:
+            while n := os.readv(fd, [buffer]):
+                yield buffer[:n]
+
+
+def _place(shown: Shown, path: bytes) -> Place | None:
+    row = shown.paths.find(path)
+    return shown.content(row) if shown.branch[row] >= 0 else None
+
+
+@contextlib.contextmanager
+def _opened(branches: Branches, place: Place) -> Iterator[int]:
+    where = os.path.join(os.fsencode(branches.directories[place[0]]), place[1])
+    try:
+        fd = branches.open_file(*place)
+    except OSError as error:
+        error.filename = os.fsdecode(where)
+        raise
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def content_of(directories: Sequence[str], dialect: BranchDialect, borrowed: Sequence[bytes]) -> Iterator[Content]:
+    """Lend the content of a branch and its parents, opened anew."""
+    with Branches(directories, dialect) as branches:
+        yield Content(branches, borrowed)
+
+
+def same_content(branches: Branches, pairs: Sequence[tuple[bytes, bytes]]) -> NDArray[np.bool_]:
+    """Compare files of the parents' view with files of the whole view: pairs of paths, of one size each."""
+    below = branches.find(path_table(low for low, _ in pairs), first=1, data=True)
+    above = branches.find(path_table(up for _, up in pairs), data=True)
+    return np.array([_same(branches, _place(below, low), _place(above, up)) for low, up in pairs], bool)
+
+
+def _same(branches: Branches, a: Place | None, b: Place | None) -> bool:
+    if a is None or b is None or a == b:
+        return a == b
+    try:
+        with _opened(branches, a) as one, _opened(branches, b) as other:
+            while True:
+                left, right = os.read(one, _CHUNK), os.read(other, _CHUNK)
+                if left != right or not left:
+                    return left == right
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
