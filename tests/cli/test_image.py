@@ -11,7 +11,8 @@ IMAGE_KEYS = ["kind", "reference", "id", "digest", "size", "layers", "manifest",
 LAYER_KEYS = ["id", "diff_id", "digest", "size", "media_type", "created_by"]
 TAR_KEYS = ["kind", "source", "media_type", "digest", "diff_id", "size", "uncompressed_size", "contents"]
 CONTENT_KEYS = [
-    "entries", "added", "changed", "repeated", "whiteouts", "opaques", "hidden", "bytes", "types",
+    "entries", "added", "changed", "repeated", "whiteouts", "opaques", "hidden", "bytes", "added_bytes",
+    "changed_bytes", "hidden_bytes", "types",
 ]  # fmt: skip
 LOWER = [
     directory("d"), file("d/a", b"1"), file("d/b", b"22"), directory("e"), directory("e/f"), file("e/f/g"),
@@ -63,12 +64,15 @@ def test_inspect_layers(lamella, made):
     assert (upper["added"], upper["changed"], upper["repeated"]) == (6, 3, 1)  # changed: d/a, e, swap
     assert (upper["whiteouts"], upper["opaques"]) == (2, 1)
     assert upper["hidden"] == 3  # d/b, e/f, e/f/g
+    assert (upper["bytes"], upper["added_bytes"], upper["changed_bytes"], upper["hidden_bytes"]) == (3, 0, 3, 3)
     ran = lamella("inspect", made.reference, "--layers")
-    assert "6 added, 3 changed, 1 repeated, 2 whiteouts, 1 opaque, 3 lower names gone" in ran.out
+    assert (
+        "6 added, 3 changed (3 B), 1 repeated, 2 whiteouts, 1 opaque, 3 lower names gone, 3 B of lower files hidden" in ran.out
+    )
 
 
-def test_inspect_tree(lamella, made):
-    ran = lamella("inspect", made.reference, "--tree")
+def test_inspect_entries(lamella, made):
+    ran = lamella("inspect", made.reference, "--entries")
     lines = [line.strip() for line in ran.out.splitlines()]
     assert "D d/b" in lines
     assert "O e" in lines
@@ -77,11 +81,34 @@ def test_inspect_tree(lamella, made):
     assert [line for line in lines if line.endswith("hl == d/a")]
     assert [line for line in lines if "1,3 null" in line]
     assert "\x1b" not in ran.out
-    entries = lamella("inspect", made.reference, "--tree", "--json").document["layers"][1]["tree"]
+    entries = lamella("inspect", made.reference, "--entries", "--json").document["layers"][1]["entries"]
     assert {"mark": "D", "path": "d/b"} in entries
     [odd] = [entry for entry in entries if "path_b64" in entry]
     assert odd["path"] == "d/new-\ufffd"
     assert (odd["mark"], odd["type"], odd["size"]) == ("A", "file", 0)
+
+
+def test_inspect_tree(lamella, made):
+    document = lamella("inspect", made.reference, "--tree", "--json").document
+    assert list(document) == [*IMAGE_KEYS[:6], "tree", *IMAGE_KEYS[6:]]
+    shown = [(line["path"], line["layer"]) for line in document["tree"]]
+    assert shown == [
+        ("\x1b[31m", 1), ("d", 1), ("d/a", 1), ("d/new-\ufffd", 1), ("e", 1), ("e/mine", 1), ("hl", 1), ("ln", 0), ("null", 1),
+        ("swap", 1),
+    ]  # fmt: skip
+    assert [line["type"] for line in document["tree"]][-4:] == ["hardlink", "symlink", "char", "dir"]
+    ran = lamella("inspect", made.reference, "--tree")
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert ["0", "lrwxrwxrwx", "0:0", "0", "ln", "->", "d"] in lines
+    assert ["1", "-rw-r--r--", "0:0", "3", "d/a"] in lines
+    assert "\x1b" not in ran.out
+
+
+def test_inspect_tree_with_a_directory_that_no_layer_names(lamella, scratch):
+    made = HandMade(scratch / "image", tars=[layer_tar([file("a/b", b"x")])]).write()
+    tree = lamella("inspect", made.reference, "--tree", "--json").document["tree"]
+    assert [(line["path"], line["layer"], line["type"]) for line in tree] == [("a", None, "dir"), ("a/b", 0, "file")]
+    assert "no entry of its own" in lamella("inspect", made.reference, "--tree").out
 
 
 def test_inspect_a_layer(lamella, made):
@@ -95,7 +122,7 @@ def test_inspect_a_layer(lamella, made):
     assert ran.document["size"] == len(made.blobs[1])
     assert ran.document["uncompressed_size"] == len(made.tars[1])
     assert ran.document["contents"]["whiteouts"] == 2
-    assert "tree" in lamella("inspect", path, "--json", "--tree").document
+    assert "entries" in lamella("inspect", path, "--json", "--entries").document
     ran = lamella("inspect", path, "--tree")
     assert "D d/b" in [line.strip() for line in ran.out.splitlines()]
     assert "\x1b" not in ran.out

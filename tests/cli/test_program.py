@@ -65,7 +65,7 @@ def test_wrong_usage_is_2(lamella, words):
 
 
 def test_a_bug_is_one_line_too(failed, made, monkeypatch):
-    def broken(reference):
+    def broken(reference, **_):
         raise AssertionError("line 1\nline \x1b[2")
 
     monkeypatch.setattr(package, "open_image", broken)
@@ -73,7 +73,7 @@ def test_a_bug_is_one_line_too(failed, made, monkeypatch):
 
 
 def test_interrupted_is_130(lamella, made, monkeypatch):
-    def interrupted(reference):
+    def interrupted(reference, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(package, "open_image", interrupted)

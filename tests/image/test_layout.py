@@ -18,7 +18,9 @@ from lamella.errors import (
     ReferenceNotFound,
     UnsupportedMediaType,
 )
-from lamella.image.layout import MAX_DOCUMENT_NBYTES, Layout, goarch
+from lamella.image.blobs import MAX_DOCUMENT_NBYTES
+from lamella.image.layout import Layout
+from lamella.image.platforms import goarch
 from lamella.model import Digest
 from tests.image.layouts import CONFIG, INDEX, LAYER, MANIFEST, HandMade, sha256, tar_of
 

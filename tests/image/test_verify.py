@@ -21,7 +21,7 @@ def made(scratch):
 
 def problems(made, tag=None):
     layout = Layout(str(made.path))
-    return verify_image(layout, layout.find(tag))
+    return verify_image(layout, layout.image(tag))
 
 
 def kinds(made):

@@ -13,7 +13,7 @@ import pytest
 
 from lamella import open_image
 from lamella.errors import ImageError
-from lamella.image.layout import goarch
+from lamella.image.platforms import goarch
 from lamella.image.writer import LayoutWriter, image_config
 from lamella.model import DiffID, Digest
 from lamella.tar.layerinfo import LayerInfo

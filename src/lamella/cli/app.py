@@ -19,12 +19,18 @@ __all__ = ["main", "program"]
 
 # command -> module of lamella.cli; a command is loaded when it is asked for, so that none waits for another's imports
 COMMANDS = {
+    "append": "edit",
     "apply": "layer",
     "bench": "bench",
     "changes": "layer",
+    "convert": "edit",
     "demo": "demo",
     "diff": "layer",
+    "explain": "explain",
     "inspect": "image",
+    "rebase": "edit",
+    "squash": "edit",
+    "unpack": "unpack",
     "verify": "image",
 }
 

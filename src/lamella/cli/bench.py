@@ -19,14 +19,18 @@ __all__ = ["bench"]
 @click.option("--quick", is_flag=True, help="One round of a small corpus.")
 @click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Samples of each contender, taken by turns.")
 @click.option("--panel", "panels", multiple=True, metavar="NAME", help="Only tasks whose name begins so; repeatable.")
+@click.option("--image", default="", metavar="REF", help="An OCI layout of gzip layers, instead of one made here.")
+@click.option("--image-zstd", default="", metavar="REF", help="Its zstd twin.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample to this file, as JSON.")
 @command_options
-def bench(output: Output, *, quick: bool, rounds: int | None, panels: tuple[str, ...], out: Path | None) -> Report:
-    """Measure apply, list, diff and write beside tar, bsdtar, tarfile, umoci and rsync, and print ratios.
+def bench(
+    output: Output, *, quick: bool, rounds: int | None, panels: tuple[str, ...], image: str, image_zstd: str, out: Path | None
+) -> Report:
+    """Measure apply, list, diff, write, unpack and squash beside other programs, and print ratios.
 
     Exit 1 where a peer is absent, a task cannot be measured, or a figure is below its floor.
     """
-    result = run_suite(quick=quick, rounds=rounds, panels=panels, say=output.say)
+    result = run_suite(quick=quick, rounds=rounds, panels=panels, image=image, image_zstd=image_zstd, say=output.say)
     found: dict[str, Any] = report.document(result)
     if out is not None:
         report.save(result, out)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import lamella
-from lamella.cli.options import COMPRESSION, id_map
+from lamella.cli.options import COMPRESSION, id_map, placing_options
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import columns, human, one_line, path_fields, shown
-from lamella.layer.policy import POLICIES
 from lamella.model import ChangeKind
 
 if TYPE_CHECKING:
@@ -30,38 +30,9 @@ COLOURS = {ChangeKind.ADD: "green", ChangeKind.MODIFY: "yellow", ChangeKind.DELE
 @click.command(short_help="Apply a layer to a directory.")
 @click.argument("layer")
 @click.argument("root")
-@click.option(
-    "--dialect",
-    type=click.Choice(["plain", "overlay", "overlay:trusted", "overlay:user", "aufs"]),
-    default="plain",
-    show_default=True,
-    help="How a whiteout is kept in ROOT.",
-)
-@click.option("--parent", "parents", multiple=True, metavar="DIR", help="A lower directory, nearest first; repeatable.")
-@click.option(
-    "--policy",
-    type=click.Choice(list(POLICIES)),
-    default="spec",
-    show_default=True,
-    help="Whose choice where engines differ.",
-)
-@click.option("--map-uid", metavar="C:H:N", help="Owner ids as container:host:count[,...].")
-@click.option("--map-gid", metavar="C:H:N", help="Group ids; as --map-uid unless given.")
-@click.option("--map-squash", is_flag=True, help="Give the caller what no range of the map holds.")
-@click.option("--xattrs", type=click.Choice(["all", "all+selinux", "none"]), default="all", show_default=True)
-@click.option("--rootless", is_flag=True, help="Keep the caller's ids, warn of devices and trusted.* attributes.")
-@click.option("--keep-dirlinks", is_flag=True, help="Follow a link where the layer has a directory.")
-@click.option("--holes", is_flag=True, help="Turn runs of zeros into holes.")
-@click.option(
-    "--sync",
-    type=click.Choice(["none", "fs", "file"]),
-    default="none",
-    show_default=True,
-    help="Flush the file system, or each file and then the file system.",
-)
+@placing_options
 @click.option("--expected-diff-id", metavar="DIGEST", help="Fail unless the uncompressed tar has it.")
 @click.option("--expected-digest", metavar="DIGEST", help="Fail unless the file LAYER has it.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads; one a processor unless given.")
 @command_options
 def apply(
     output: Output,
@@ -158,8 +129,17 @@ def _change_line(output: Output, change: Change) -> str:
 
 
 @click.command(short_help="Write the difference of two directories as a layer.")
-@click.argument("lower")
-@click.argument("upper")
+@click.argument("lower", required=False)
+@click.argument("upper", required=False)
+@click.option("--upper", "branch", metavar="DIR", help="An overlay upper directory, or an AUFS branch, instead of LOWER UPPER.")
+@click.option("--parent", "parents", multiple=True, metavar="DIR", help="What is below it, the nearest first; repeatable.")
+@click.option(
+    "--dialect",
+    type=click.Choice(["overlay", "overlay:trusted", "overlay:user", "aufs"]),
+    default="overlay",
+    show_default=True,
+    help="What --upper and --parent are.",
+)
 @click.option("-o", "--out", required=True, metavar="OUT", help="The layer to write; - for stdout.")
 @click.option(
     "--compression",
@@ -200,42 +180,40 @@ def _change_line(output: Output, change: Change) -> str:
 @command_options
 def diff(
     output: Output,
-    lower: str,
-    upper: str,
-    out: str,
     *,
+    lower: str | None,
+    upper: str | None,
+    branch: str | None,
+    parents: tuple[str, ...],
+    dialect: str,
+    out: str,
     compression: tuple[str, int | None],
     map_uid: str | None,
     map_gid: str | None,
     **options: Any,
 ) -> Report:
-    """Write the layer that turns the directory LOWER into UPPER."""
+    """Write the layer that turns the directory LOWER into UPPER, or what an overlay upper directory changes."""
     codec, level = compression
     if out == "-":
         if output.json or sys.stdout.isatty():
             raise click.UsageError("the layer itself goes to stdout: no --json, and not a terminal")
         output.stream = sys.stderr
     target: Any = sys.stdout.buffer if out == "-" else out
+    options |= {"compression": codec, "level": level, "idmap": id_map(map_uid, map_gid)}
+    made: Callable[..., LayerInfo]
+    if branch is not None:
+        if lower is not None or options.pop("content") != "auto" or options.pop("dir_mtime"):
+            raise click.UsageError("--upper takes no LOWER and UPPER, --content or --dir-mtime")
+        made = partial(lamella.diff_from_upper, branch, target, parents, dialect=dialect)  # type: ignore[arg-type]
+        inputs = path_fields(branch, "upper")
+    else:
+        if lower is None or upper is None or parents:
+            raise click.UsageError("LOWER and UPPER, or --upper and perhaps --parent")
+        made = partial(lamella.diff, lower, upper, target)
+        inputs = {**path_fields(lower, "lower"), **path_fields(upper, "upper")}
     with output.progress() as progress:
-        info = lamella.diff(
-            lower,
-            upper,
-            target,
-            compression=codec,
-            level=level,
-            idmap=id_map(map_uid, map_gid),
-            progress=progress,
-            **options,
-        )
-    return Report(
-        lambda: {
-            **path_fields(lower, "lower"),
-            **path_fields(upper, "upper"),
-            **path_fields(out, "out"),
-            **layer_document(info),
-        },
-        lambda: _written(out, info),
-    )
+        info = made(progress=progress, **options)
+    return Report(lambda: {**inputs, **path_fields(out, "out"), **layer_document(info)}, lambda: _written(out, info))
 
 
 def layer_document(info: LayerInfo) -> dict[str, Any]:

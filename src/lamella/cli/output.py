@@ -16,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from lamella.model import Progress
 
-__all__ = ["Failed", "Interrupted", "Output", "Report", "command_options"]
+__all__ = ["Failed", "Interrupted", "Output", "Report", "Reporter", "command_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Reporter = Callable[["Progress"], None]

@@ -27,7 +27,10 @@ __all__ = [
     "LayoutFile",
     "Manifest",
     "Platform",
+    "check_types",
     "decode",
+    "decode_as",
+    "encode",
 ]
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -41,7 +44,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Platform(msgspec.Struct, frozen=True):
+class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a manifest runs on (image-index.md, "platform")."""
 
     architecture: str
@@ -49,7 +52,7 @@ class Platform(msgspec.Struct, frozen=True):
     variant: str | None = None
 
 
-class Descriptor(msgspec.Struct, frozen=True):
+class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True):
     """A blob by digest (descriptor.md). Go programs write an empty list as null, so both are read."""
 
     media_type: str = msgspec.field(name="mediaType")
@@ -111,6 +114,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 Document = TypeVar("Document", bound=msgspec.Struct)
+Value = TypeVar("Value")
 
 # image-spec 1.1 manifest.md and image-index.md: a document that is both could be read in two ways
 _FOREIGN = {Index: ("layers", "config"), Manifest: ("manifests",)}
@@ -118,15 +122,24 @@ _FOREIGN = {Index: ("layers", "config"), Manifest: ("manifests",)}
 
 def decode(data: bytes, kind: type[Document], what: str) -> tuple[dict[str, Any], Document]:
     """Return the plain document and the typed one. ManifestError, naming ``what``, where it is not a ``kind``."""
-    try:
-        plain = msgspec.json.decode(data)
-        typed = msgspec.convert(plain, kind, dec_hook=_digest)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ManifestError(f"{what}: {error}") from error
+    plain, typed = _decoded(data, kind, what)
     for field in _FOREIGN.get(kind, ()):
         if field in plain:
             raise ManifestError(f"{what}: has {field!r} as well: index and manifest at once")
     return plain, typed
+
+
+def decode_as(data: bytes, kind: type[Value], what: str) -> Value:
+    """Return a document of another shape, checked. ManifestError, naming ``what``."""
+    return _decoded(data, kind, what)[1]
+
+
+def _decoded(data: bytes, kind: type[Value], what: str) -> tuple[Any, Value]:
+    try:
+        plain = msgspec.json.decode(data)
+        return plain, msgspec.convert(plain, kind, dec_hook=_digest)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise ManifestError(f"{what}: {error}") from error
 
 
 def check_types(document: Index | Manifest, media_type: str | None, what: str) -> None:
@@ -135,6 +148,17 @@ def check_types(document: Index | Manifest, media_type: str | None, what: str) -
         raise ManifestError(f"{what}: schemaVersion is {document.schema_version}, not 2")
     if document.media_type is not None and media_type is not None and document.media_type != media_type:
         raise ManifestError(f"{what}: calls itself {document.media_type!r}, its descriptor says {media_type!r}")
+
+
+def encode(document: Any) -> bytes:
+    """Return a document as JSON: the same bytes for the same content in the same order."""
+    return msgspec.json.encode(document, enc_hook=_text)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not for JSON: {type(value).__name__}")
+    return str(value)
 
 
 def _digest(kind: type[Any], value: object) -> Any:

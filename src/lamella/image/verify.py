@@ -17,8 +17,8 @@ from lamella.errors import (
     TruncatedError,
     UnsupportedMediaType,
 )
+from lamella.image.blobs import ALGORITHMS, Blobs
 from lamella.image.documents import Config, Descriptor, Manifest
-from lamella.image.layout import ALGORITHMS, Layout
 from lamella.model import DiffID, Progress
 from lamella.stream.blob import BlobReader
 from lamella.stream.codec import check_media_type
@@ -63,9 +63,7 @@ def problem_of(subject: str, error: LamellaError | OSError) -> Problem:
     return Problem(kind, subject, str(error))
 
 
-def verify_image(
-    layout: Layout, descriptor: Descriptor, *, progress: Callable[[Progress], None] | None = None
-) -> list[Problem]:
+def verify_image(blobs: Blobs, descriptor: Descriptor, *, progress: Callable[[Progress], None] | None = None) -> list[Problem]:
     """Return what is wrong with the image whose manifest ``descriptor`` names; an empty list if nothing is.
 
     Checked: presence, size and digest of manifest, configuration and every layer's blob; each blob's magic against its
@@ -76,17 +74,17 @@ def verify_image(
     manifest: Manifest | None = None
     config: Config | None = None
     try:
-        _, manifest = layout.read_manifest(descriptor)
+        _, manifest = blobs.read_manifest(descriptor)
         subject = f"config {manifest.config.digest}"
-        _, config = layout.read_config(manifest.config)
+        _, config = blobs.read_config(manifest.config)
     except (LamellaError, OSError) as error:
         problems.append(problem_of(subject if manifest else f"manifest {descriptor.digest}", error))
     if manifest is None:
         return problems
-    blobs = manifest.layers or ()
+    layers = manifest.layers or ()
     if config is not None:
-        problems += _counts(len(blobs), config, subject)
-    total = sum(blob.size for blob in blobs)
+        problems += _counts(len(layers), config, subject)
+    total = sum(blob.size for blob in layers)
     diff_ids = (config.rootfs.diff_ids or ()) if config is not None else ()
     done = 0
 
@@ -95,9 +93,9 @@ def verify_image(
             progress(Progress("verify", min(done + n_read, total), total, "bytes"))
 
     report(0)
-    for i, blob in enumerate(blobs):
+    for i, blob in enumerate(layers):
         diff_id = diff_ids[i] if i < len(diff_ids) else None
-        problems += verify_layer(layout, blob, diff_id, f"layer {i} {blob.digest}", report)
+        problems += verify_layer(blobs, blob, diff_id, f"layer {i} {blob.digest}", report)
         done += blob.size
         report(0)
     return problems
@@ -114,7 +112,7 @@ def _counts(n_blobs: int, config: Config, subject: str) -> Iterator[Problem]:
 
 
 def verify_layer(
-    layout: Layout, blob: Descriptor, diff_id: DiffID | None, subject: str, report: Callable[[int], None]
+    blobs: Blobs, blob: Descriptor, diff_id: DiffID | None, subject: str, report: Callable[[int], None]
 ) -> list[Problem]:
     """Return what is wrong with one layer; ``diff_id`` None skips its check, ``report`` is told the bytes read."""
     problems: list[Problem] = []
@@ -123,17 +121,17 @@ def verify_layer(
         diff_id = None
     try:
         with (
-            layout.open_file(blob) as file,
+            blobs.open_source(blob) as file,
             BlobReader(file, expected_digest=blob.digest, expected_diff_id=diff_id, expected_size=blob.size) as reader,
         ):
             problems += _media_type(blob, reader.codec, subject)
             _scan(reader, subject, problems, report)
     except DigestMismatchError as error:
-        problems += _verify_stored(layout, blob, subject) or [Problem("diff_id", subject, str(error))]
+        problems += _verify_stored(blobs, blob, subject) or [Problem("diff_id", subject, str(error))]
     except (LamellaError, OSError) as error:
         problems.append(problem_of(subject, error))
         if not isinstance(error, BlobNotFound | OSError):
-            problems += _verify_stored(layout, blob, subject)
+            problems += _verify_stored(blobs, blob, subject)
     return problems
 
 
@@ -170,11 +168,11 @@ def _fault(scan: Callable[..., object], *chunk: memoryview) -> LamellaError | No
     return None
 
 
-def _verify_stored(layout: Layout, blob: Descriptor, subject: str) -> list[Problem]:
+def _verify_stored(blobs: Blobs, blob: Descriptor, subject: str) -> list[Problem]:
     # something is wrong with the content: was it made so, or is it not the content that the digest names?
     buffer = bytearray(1 << 18)
     try:
-        with layout.open_blob(blob) as file:
+        with blobs.open_blob(blob) as file:
             while file.readinto(buffer):
                 pass
     except (LamellaError, OSError) as error:

@@ -5,39 +5,32 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Protocol, Self, TypeVar
 
-import msgspec
-
 from lamella.errors import ImageError
-from lamella.image.documents import OCI_CONFIG, OCI_MANIFEST, REF_NAME
-from lamella.image.layout import VERSION, Layout, goarch
+from lamella.image.documents import OCI_CONFIG, OCI_MANIFEST, REF_NAME, encode
+from lamella.image.layout import VERSION, Layout
+from lamella.image.platforms import goarch
 from lamella.image.reference import check_ref_name
 from lamella.model import DiffID, Digest
 
-__all__ = ["LayoutWriter", "WrittenLayer", "image_config"]
+__all__ = ["LayoutWriter", "WrittenBlob", "image_config"]
 
 _STAGING = ".lamella-"  # names no reader of a layout looks for
 
 
-class WrittenLayer(Protocol):
-    """What the writer asks of a layer that it was given: lamella's LayerInfo has it."""
+class WrittenBlob(Protocol):
+    """What the writer asks of a blob that it was given: lamella's LayerInfo has it."""
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> str | None:
         """Digest of the blob."""
 
-    @property
-    def diff_id(self) -> str:
-        """Digest of the uncompressed tar."""
 
-    def descriptor(self) -> dict[str, Any]:
-        """Return ``mediaType``, ``digest`` and ``size`` (descriptor.md)."""
-
-
-Written = TypeVar("Written", bound=WrittenLayer)
+Written = TypeVar("Written", bound=WrittenBlob)
 
 
 class LayoutWriter:
@@ -80,39 +73,75 @@ class LayoutWriter:
         self._replace("oci-layout", {"imageLayoutVersion": VERSION})  # last: its presence says that this is a layout
         return index
 
+    def holds(self, digest: Digest, size: int) -> bool:
+        """Tell whether a blob of this digest and size is there already; its content is believed."""
+        try:
+            status = os.lstat(self._blob_path(digest))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == size
+
     def add_layer(self, write: Callable[[IO[bytes]], Written]) -> Written:
-        """Let ``write`` write a layer into the file it is given, and keep it; return what ``write`` returned.
+        """Let ``write`` write a blob into the file it is given, and keep it; return what ``write`` returned.
 
         ``write`` is most often ``lambda out: lamella.diff(lower, upper, out)``. Its result is believed: the blob is
         filed under the digest that it states.
         """
         with self._staged() as file:
-            info = write(file)
-            self._keep(file, Digest(info.digest))
-        return info
+            made = write(file)
+            if made.digest is None:
+                raise ValueError("a blob without a digest")
+            self._keep(file, Digest(made.digest))
+        return made
+
+    def add_bytes(self, data: bytes, digest: Digest) -> None:
+        """Keep a small blob whose digest is known, unless it is there."""
+        if not self.holds(digest, len(data)):
+            with self._staged() as file:
+                file.write(data)
+                self._keep(file, digest)
 
     def add_document(self, document: Any, media_type: str) -> dict[str, Any]:
         """Keep a JSON document; return its descriptor."""
-        data = _encode(document)
-        with self._staged() as file:
-            file.write(data)
-            self._keep(file, Digest.of(data))
-        return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data)}
+        data = encode(document)
+        digest = Digest.of(data)
+        self.add_bytes(data, digest)
+        return {"mediaType": media_type, "digest": str(digest), "size": len(data)}
 
-    def add_image(self, config: dict[str, Any], layers: Iterable[dict[str, Any]], tag: str) -> Digest:
+    def add_image(self, config: dict[str, Any], layers: Iterable[dict[str, Any]], tag: str | None) -> Digest:
         """Keep an image of layers given by their descriptors, the lowest first, and name it ``tag``.
 
-        An image that had the tag loses it. Returns the digest of the manifest. ImageError for a tag that is no
-        reference name (annotations.md).
+        Else as :meth:`add_manifest`.
         """
-        check_ref_name(tag)
+        self._check_tag(tag)
         stored = self.add_document(config, OCI_CONFIG)
         manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": stored, "layers": list(layers)}
-        entry = self.add_document(manifest, OCI_MANIFEST) | {"annotations": {REF_NAME: tag}}
-        others = [m for m in self._index.get("manifests") or () if (m.get("annotations") or {}).get(REF_NAME) != tag]
+        return self.add_manifest(encode(manifest), OCI_MANIFEST, tag)
+
+    def add_manifest(self, data: bytes, media_type: str, tag: str | None) -> Digest:
+        """Keep a manifest whose blobs are there, name it ``tag``, and return its digest.
+
+        An image that had the tag loses it; one without a tag joins the others. ImageError for a tag that is no
+        reference name (annotations.md).
+        """
+        self._check_tag(tag)
+        digest = Digest.of(data)
+        self.add_bytes(data, digest)
+        entry: dict[str, Any] = {"mediaType": media_type, "digest": str(digest), "size": len(data)}
+        entry |= {} if tag is None else {"annotations": {REF_NAME: tag}}
+        others = []
+        for other in self._index.get("manifests") or ():
+            named = (other.get("annotations") or {}).get(REF_NAME)
+            if named != tag or (tag is None and other["digest"] != digest):
+                others.append(other)
         self._index["manifests"] = [*others, entry]
         self._replace("index.json", self._index)
-        return Digest(entry["digest"])
+        return digest
+
+    @staticmethod
+    def _check_tag(tag: str | None) -> None:
+        if tag is not None:
+            check_ref_name(tag)
 
     @contextlib.contextmanager
     def _staged(self) -> Iterator[IO[bytes]]:
@@ -125,13 +154,16 @@ class LayoutWriter:
                 raise
 
     def _keep(self, file: Any, digest: Digest) -> None:
-        folder = os.path.join(self.path, "blobs", digest.algorithm)
-        os.makedirs(folder, exist_ok=True)
-        self._rename(file, os.path.join(folder, digest.hex))
+        path = self._blob_path(digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._rename(file, path)
+
+    def _blob_path(self, digest: Digest) -> str:
+        return os.path.join(self.path, "blobs", digest.algorithm, digest.hex)
 
     def _replace(self, name: str, document: Any) -> None:
         with self._staged() as file:
-            file.write(_encode(document))
+            file.write(encode(document))
             self._rename(file, os.path.join(self.path, name))
 
     def _rename(self, file: Any, target: str) -> None:
@@ -158,7 +190,3 @@ def image_config(
     config["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
     steps = list(history)
     return config | ({"history": steps} if steps else {})
-
-
-def _encode(document: Any) -> bytes:
-    return msgspec.json.encode(document)
