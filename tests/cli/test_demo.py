@@ -12,7 +12,7 @@ import pytest
 import lamella as package
 from lamella.testing.listing import compare, listing
 
-CHECKS = 6
+CHECKS = 9
 
 
 def test_demo(lamella):
@@ -49,7 +49,7 @@ def test_a_disagreement_is_a_failure(lamella, monkeypatch):
     ran = lamella("demo", "--size", "2")
     assert ran.status == 1
     assert "FAILED" in ran.out
-    assert ran.err.startswith("lamella: error: 4 of 6 checks failed")
+    assert ran.err.startswith("lamella: error: 6 of 9 checks failed")
     assert ran.err.count("\n") == 1
 
 
@@ -57,7 +57,7 @@ def test_a_disagreement_is_a_failure(lamella, monkeypatch):
 def test_umoci_unpacks_what_is_kept_to_the_same_tree(lamella, scratch, monkeypatch):
     monkeypatch.setattr("lamella.cli.demo.roomy_folder", lambda nbytes: str(scratch))
     home = Path(lamella("demo", "--size", "2", "--keep", "--json").document["folder"])
-    argv = ["umoci", "unpack", "--image", f"{home}/image:demo", str(home / "bundle")]
+    argv = ["umoci", "unpack", "--image", f"{home}/image:longer", str(home / "bundle")]
     subprocess.run(argv, check=True, capture_output=True)
     assert compare(listing(home / "bundle/rootfs"), listing(home / "tree"), ignore={"dir_mtime", "root"}) == []
 

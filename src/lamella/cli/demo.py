@@ -22,6 +22,7 @@ from lamella.cli.text import human, shown
 from lamella.image.writer import LayoutWriter, image_config
 
 if TYPE_CHECKING:
+    from lamella.image.image import Image
     from lamella.tar.layerinfo import LayerInfo
 
 __all__ = ["demo"]
@@ -87,27 +88,62 @@ class _Demo:
         self.compare(f"layer {number} applied gives the edited tree", self.root)
 
     def read_back(self) -> None:
-        """Open the image that was written, verify it, and apply its layers to a fresh root."""
-        reference = f"oci:{self.home}/image:demo"
-        with lamella.open_image(reference) as image:
+        """Open the image that was written, verify, unpack, squash, append to and explain it."""
+        with lamella.open_image(f"oci:{self.home}/image:demo") as image:
             with self.timed("verify") as done:
                 problems = image.verify()
                 done(f"{len(image.layers)} layers, {human(sum(layer.size for layer in image.layers))}")
             self.check("every digest and diff_id of the image is right", [problem.message for problem in problems])
-            fresh = self.home / "fresh"
-            with self.timed("apply all to a fresh root") as done:
-                for layer in image.layers:
-                    with layer.open() as blob:
-                        lamella.apply(
-                            blob, str(fresh), rootless=self.rootless, expected_digest=layer.digest,
-                            expected_diff_id=layer.diff_id,
-                        )  # fmt: skip
-                done(f"chain_id {image.chain_ids[-1]}")
-        self.compare("all layers applied to a fresh root give the edited tree", fresh)
-        with self.timed("diff once more") as done:
-            again = lamella.diff(str(self.root), str(fresh), io.BytesIO(), compression="none")
-            done(f"{again.entries} entries")
-        self.check("the difference of two equal trees is empty", [] if again.entries == 0 else ["it has entries"])
+            fresh = self.unpack(image, "fresh")
+            self.compare("the image unpacks to the edited tree", fresh)
+            with self.timed("diff once more") as done:
+                again = lamella.diff(str(self.root), str(fresh), io.BytesIO(), compression="none")
+                done(f"{again.entries} entries")
+            self.check("the difference of two equal trees is empty", [] if again.entries == 0 else ["it has entries"])
+            self.squash(image)
+            self.explain(image)
+            self.append(image)
+
+    def unpack(self, image: Image, name: str) -> Path:
+        """Unpack ``image`` to a directory of its own."""
+        root = self.home / name
+        with self.timed("unpack") as done:
+            result = image.unpack(str(root), rootless=self.rootless)
+            done(f"{result.files:,} files made of {result.entries:,} entries")
+        return root
+
+    def squash(self, image: Image) -> None:
+        """Save the image as one layer in a docker-archive, and see that it says the same."""
+        with self.timed("squash into a docker-archive") as done:
+            reference = f"docker-archive:{self.home}/squashed.tar:demo"
+            image.squash().save(reference)
+            done(human(os.path.getsize(self.home / "squashed.tar")))
+        with lamella.open_image(reference) as squashed:
+            root = self.unpack(squashed, "squashed")
+        self.compare("squashed to one layer, it unpacks to the same tree", root)
+
+    def explain(self, image: Image) -> None:
+        """Ask where a path comes from that one layer changed and another one deleted."""
+        gone = next(change.path for change in lamella.changes(None, str(self.tree)) if change.path.endswith(b".link"))
+        found = image.explain(gone)
+        top = len(image.layers) - 1
+        for what in found.layers:
+            self.output.say(f"  explain {shown(found.path)}: {what}")
+        wrong = [] if [what.number for what in found.layers] == [top] else ["it should be layer 3 that makes it"]
+        self.check("a hard link is explained by the layer that made it", wrong)
+
+    def append(self, image: Image) -> None:
+        """Edit what was unpacked, append the difference, and see that the longer image unpacks to it."""
+        (self.tree / "appended").write_bytes(b"one more layer\n")
+        with self.timed("diff, append and save") as done:
+            layer = io.BytesIO()
+            lamella.diff(str(self.root), str(self.tree), layer)
+            reference = f"oci:{self.home}/image:longer"
+            image.append(layer.getvalue(), created_by="lamella demo: one more layer").save(reference)
+            done(human(len(layer.getvalue())))
+        with lamella.open_image(reference) as longer:
+            root = self.unpack(longer, "longer")
+        self.compare("with a layer appended, it unpacks to the tree edited once more", root)
 
     def compare(self, name: str, root: Path) -> None:
         """Compare ``root`` with the edited tree, every byte of it."""
@@ -145,13 +181,16 @@ def _facts(info: LayerInfo) -> dict[str, Any]:
     }
 
 
-@click.command(short_help="Make, verify, apply and compare an image of three layers.")
+@click.command(short_help="Make, verify, unpack, edit and compare an image of three layers.")
 @click.option("--size", type=click.IntRange(min=2, max=1000), default=40, show_default=True, metavar="MB",
               help="How much of the machine's files to take.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave the temporary folder there.")
 @command_options
 def demo(output: Output, *, size: int, keep: bool) -> Report:
-    """Build an image of three layers from files of this machine, apply and compare it. Exit 1 if anything disagrees."""
+    """Build an image of three layers from files of this machine; unpack, squash, explain and append to it.
+
+    Everything is compared with the tree that was edited. Exit 1 if anything disagrees.
+    """
     begin = time.perf_counter()
     nbytes = size * 10**6
     home = Path(tempfile.mkdtemp(prefix="lamella-demo-", dir=roomy_folder(5 * nbytes)))
