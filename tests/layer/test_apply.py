@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -66,3 +67,24 @@ def test_an_opaque_root_hides_all_on_a_real_overlay(scratch, marker):
         assert {p for p in listing(merged) if p} == {b"d", b"d/new"}
     finally:
         subprocess.run(["umount", merged], check=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        [opaque("a"), whiteout("a"), file("a/new")],
+        [whiteout("a"), opaque("a"), file("a/new")],
+        [whiteout("a/x"), whiteout("a"), file("a/new")],
+        [whiteout("a/x"), file("a"), file("a/new")],
+        [whiteout("a/d/y"), opaque("a"), file("a/d/new")],
+    ],
+)
+def test_054_a_directory_made_anew_has_not_the_time_of_the_old_one(scratch, layer):
+    """The old one's was noted when a marker touched it, and then it went."""
+    root = scratch / "root"
+    build(root, Dir("a"), File("a/x", b"1"), Dir("a/d"), File("a/d/y", b"2"), Dir("a/d", mtime_ns=7), Dir("a", mtime_ns=5))
+    lamella.apply(layer_tar(layer), root, rootless=os.geteuid() != 0)
+    made = listing(root)
+    anew = b"a/d" if b"a/d/new" in made else b"a"
+    assert made[anew].mtime_ns == 0
+    assert made[b"a"].mtime_ns == (5 if anew == b"a/d" else 0)

@@ -167,6 +167,7 @@ class Decider:
         found = lstat(fd, name)
         if found is not None and stat.S_ISDIR(found.st_mode):
             self.placement.forget(path)
+            self.dialect.forget(path)
         self.placement.root.remove(fd, name, path)
 
     def _replace_dir(self, row: int) -> bool:
@@ -256,7 +257,7 @@ class Decider:
                     self.placement.root.remove(fd, name, path)
             except FileNotFoundError:
                 continue
-        for real, mtime_ns in self.dialect.mtimes.items() if self.policy.parent_mtime == "restore" else ():
+        for real, mtime_ns in self.dialect.times() if self.policy.parent_mtime == "restore" else ():
             row = self.placement.find(real)
             if row >= 0 and self.placement.column("flags")[row] & F_IMPLIED:
                 self.placement.column("mtime")[row] = mtime_ns // 1_000_000_000

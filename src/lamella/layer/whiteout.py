@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lamella.columns import F_IMPLIED
 from lamella.errors import WhiteoutError
 from lamella.layer.placement import Placement
-from lamella.tree.root import Below, join, lstat, split
+from lamella.tree.root import Below, ancestors, join, lstat, split
 
 __all__ = ["OPAQUE", "PREFIX", "Dialect", "hidden_name", "is_metadata"]
 
@@ -45,7 +46,10 @@ class Dialect:
 
     def __post_init__(self) -> None:
         self.deferred: list[tuple[bytes, bytes | None]] = []
-        self.mtimes: dict[bytes, int] = {}  # of directories that were only passed, or lost a child (54)
+        self._touches: list[int] = []  # lower times of directories, in the order of their first touch
+        self._mtimes: dict[bytes, int] = {}  # directory -> its last item of those
+        self._gone: dict[bytes, int] = {}  # what was removed -> how many touches there were by then
+        self._emptied: dict[bytes, int] = {}  # the same of directories that stayed
 
     def whiteout(self, parent: bytes, name: bytes | None) -> None:
         """Hide ``name`` in directory ``parent``, or with None everything that is there."""
@@ -81,6 +85,7 @@ class Dialect:
         if name is None:
             before = os.fstat(fd).st_mtime_ns
             placement.root.empty(fd, parent, keep)
+            self.forget(parent, itself=False)
             self._touched(parent, before)
             return
         try:
@@ -88,13 +93,34 @@ class Dialect:
             if lstat(fd, name) is None:
                 return
             placement.root.remove(fd, name, path, keep)
+            self.forget(path)
         finally:
             os.close(fd)
         self._touched(parent, before)
 
+    def forget(self, path: bytes, *, itself: bool = True) -> None:
+        """Note that what was below ``path`` is gone, and it ``itself``: a directory made there later is another one."""
+        (self._gone if itself else self._emptied)[path] = len(self._touches)
+
     def _touched(self, parent: bytes, mtime_ns: int) -> None:
-        if self.placement.find(parent) < 0:
-            self.mtimes.setdefault(parent, mtime_ns)
+        if self.placement.find(parent) < 0 and self._time(parent) is None:
+            self._mtimes[parent] = len(self._touches)
+            self._touches.append(mtime_ns)
+
+    def _time(self, path: bytes) -> int | None:
+        """Return the lower time of a directory that was touched and is still the same one."""
+        at = self._mtimes.get(path, -1)
+        above = [b"", *ancestors(path)]
+        gone = max((self._gone.get(p, 0) for p in above), default=0)
+        emptied = max((self._emptied.get(p, 0) for p in above if p != path), default=0)
+        return self._touches[at] if at >= max(gone, emptied) else None
+
+    def times(self) -> Iterator[tuple[bytes, int]]:
+        """Give the directories that were only passed, or lost a child, and their lower times (54)."""
+        for path in self._mtimes:
+            time = self._time(path)
+            if time is not None:
+                yield path, time
 
     def _keep(self, path: bytes) -> bool:
         row = self.placement.find(path)
