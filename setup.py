@@ -6,23 +6,24 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice"]
-TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: the C must stay beside the .pyx
+TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: gcc counts the lines that run
 DEBUG = os.environ.get("LAMELLA_DEBUG") == "1"  # Cython's own checks on, readable stacks
 ASAN = os.environ.get("LAMELLA_ASAN") == "1"  # address and undefined-behaviour sanitizers
 BUILD = os.environ.get("LAMELLA_KERNELS") != "0"  # 0: an editable install whose kernels are built in place afterwards
 
 sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if ASAN else []
 # An environment's CFLAGS replaces the interpreter's flags, so the level is stated here, last.
-level = ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or ASAN or TRACE else ["-O3", "-g0"]
+level = ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or ASAN else ["-O3", "-g0"]
+# Not Cython's linetrace: it converts what a C function returns to a Python object, and a pointer is no C string.
+count = ["--coverage", "-fprofile-update=atomic", "-O0"] if TRACE else []
 warnings = ["-Wall", "-Wextra"]
 
 extensions = [
     Extension(
         f"lamella._kernels.{name}",
         [f"src/lamella/_kernels/{name}.pyx"],
-        define_macros=[("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if TRACE else [],
-        extra_compile_args=[*warnings, *level, *sanitize],
-        extra_link_args=sanitize,
+        extra_compile_args=[*warnings, *level, *sanitize, *count],
+        extra_link_args=[*sanitize, *count],
     )
     for name in KERNELS
 ]
@@ -32,7 +33,6 @@ directives = {
     "cdivision": True,  # unsigned arithmetic only
     "embedsignature": True,
     "embedsignature.format": "python",
-    "linetrace": TRACE,
     "overflowcheck": DEBUG,  # not for sanitizers: they look at the arithmetic that is shipped
     "initializedcheck": DEBUG or ASAN,
     "nonecheck": DEBUG or ASAN,
@@ -41,7 +41,7 @@ setup(
     ext_modules=cythonize(
         extensions if BUILD else [],
         include_path=["src"],
-        build_dir=None if TRACE else "build/cython",
+        build_dir="build/cython",
         compiler_directives=directives,
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},

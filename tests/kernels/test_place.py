@@ -490,6 +490,34 @@ def test_an_error_names_its_path(scratch, row, code):
     assert open_fds() == before
 
 
+PAGES_8 = b"x" * 8 * 4096
+TOO_LONG = {
+    "plain": (one("f", PAGES_8), 0),
+    "data before a hole": (one("f", PAGES_8 + bytes(4096) + b"x"), place.HOLES),
+    "data after a hole": (one("f", b"x" + bytes(8 * 4096) + b"x"), place.HOLES),
+    "a hole at the end": (one("f", b"x" + bytes(8 * 4096)), place.HOLES),
+    "a region of a map": (one("f", PAGES_8, sparse=[(4096, len(PAGES_8))], size=2**20), 0),
+    "the end of a map": (one("f", b"x", sparse=[(0, 1)], size=2**20), 0),
+}
+
+
+@pytest.mark.parametrize("cuts", [(), range(0, len(PAGES_8), 1000)], ids=["whole", "cut"])
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_a_file_that_cannot_be_written_to_its_end_is_an_error(scratch, name, cuts):
+    """The limit of a file's size stands in for a full disk: what does not fit is never left out in silence."""
+    row, option = TOO_LONG[name]
+    before, limits = open_fds(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=".") as caught:
+            placed(scratch / "r", [one("fits", b"1" * 4096), row], OWN | option, cuts=cuts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, b"f")
+    assert open_fds() == before
+    assert (scratch / "r" / "fits").read_bytes() == b"1" * 4096
+
+
 def test_files_of_a_batch_that_fail_are_gone_and_the_first_is_named(scratch, servers):
     """Files that other threads write fail like the rest: none is left half-made, all others are whole."""
     bad = {7, 8, 40, 150, 399}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -383,6 +385,41 @@ def test_malformed_attributes(record):
     refusal(layer_tar([file("f", pax=[record])]))
 
 
+@pytest.mark.parametrize("nbytes", range(5))
+def test_base64_may_be_padded(nbytes):
+    value = bytes(range(250, 250 + nbytes))
+    text = base64.b64encode(value)
+    for spelled in (text, text.rstrip(b"=")):
+        assert one(file("f", pax=[("LIBARCHIVE.xattr.user.a", spelled)]))["xattrs"] == {b"user.a": value}
+
+
+def test_attributes_are_the_same_however_little_scratch_there_is():
+    data = layer_tar([file("f", pax=[(f"LIBARCHIVE.xattr.user.{i}", base64.b64encode(bytes([i]) * 40)) for i in range(20)])])
+    runs = set()
+    for scratch in range(8, 6000, 200):
+        call = Call(data, scratch=scratch)
+        while (verdict := call()) != tarscan.AT_END:
+            assert verdict == tarscan.SCRATCH_FULL
+            call.scratch = np.concatenate([call.scratch, np.zeros(24, np.uint8)])
+        begin, nbytes = (int(call.columns[AT[name]][0]) for name in ("ext_off", "ext_len"))
+        runs.add(bytes(call.columns[AT["arena"]][begin : begin + nbytes]))
+    assert [len(run) > 20 * 40 for run in runs] == [True]
+
+
+@pytest.mark.parametrize(
+    "record", [("SCHILY.devmajor", "x"), ("SCHILY.devminor", "1-"), ("SCHILY.devmajor", 2**32), ("SCHILY.devminor", 2**32)]
+)
+def test_devices_in_pax_are_numbers_of_32_bits(record):
+    error = refusal(layer_tar([char("a", 1, 2, pax=[record])]))
+    assert str(error).startswith("malformed device number")
+    assert error.entry == b"a"
+
+
+def test_devices_in_pax_count():
+    row = one(char("a", 1, 2, pax={"SCHILY.devmajor": 2**32 - 1, "SCHILY.devminor": 2**20}))
+    assert (row["major"], row["minor"]) == (2**32 - 1, 2**20)
+
+
 def test_equal_extras_are_kept_once():
     members = [file(f"f{i}", uname="user", gname="group", xattrs={"user.a": b"1" * 100}) for i in range(50)]
     table = scanned(layer_tar(members))
@@ -403,6 +440,24 @@ def test_sparse_rows(make):
     table = scanned(layer_tar([make("dir/s", regions, 9000), file("n")]))
     assert (table[0].path, table[0].size, table[0].sparse.tolist()) == (b"dir/s", 9000, [[0, 100], [1000, 1]])
     assert table.flags[0] == 2
+
+
+PAX_01 = [("GNU.sparse.size", 5), ("GNU.sparse.numblocks", 1)]
+BAD_SPARSE = {
+    "a version to come": ("unknown sparse format", file("s", pax={"GNU.sparse.major": 2, "GNU.sparse.minor": 0})),
+    "no size of the file": ("malformed sparse map", file("s", pax={"GNU.sparse.major": 1, "GNU.sparse.minor": 0})),
+    "half a pair": ("malformed sparse map", file("s", b"a", pax=[*PAX_01, ("GNU.sparse.map", "0,1,2")])),
+    "more pairs than bytes": ("malformed sparse map", pax_10("s", [(0, b"a")], 9, map_text=padded(b"1000\n"))),
+    "old, its size no number": ("malformed size", replace(old_gnu("s", [], 9), header={483: b"x" * 12})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_SPARSE)
+def test_maps_that_no_file_has(name):
+    sentence, member = BAD_SPARSE[name]
+    error = refusal(layer_tar([member]))
+    assert str(error).startswith(sentence)
+    assert error.entry == b"s"
 
 
 def test_old_sparse_with_long_name_and_many_blocks():

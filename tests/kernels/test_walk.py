@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,30 @@ def test_a_name_that_is_something_else_when_its_turn_comes_is_that(scratch):
     assert list(table.paths) == [b"", *(b"%d" % i for i in range(5)), b"4/5", b"d", b"l", b"m"]
     assert bytes(table.type[-3:]) == b"206"
     assert table.link_target(7) == b"m"
+
+
+def test_attributes_that_come_and_go_are_read_whole_or_not_at_all(scratch):
+    stay = {f"user.{i:02}": b"%d" % i * 20 for i in range(60)}
+    root = build(scratch / "r", File("f", xattrs=stay))
+    path, stop = root / "f", threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            os.setxattr(path, "user.99", b"x" * 300)
+            os.removexattr(path, "user.99")
+            os.setxattr(path, "user.99", b"y" * 30)
+            os.removexattr(path, "user.99")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        seen = [walked(root, arena=1 << 16)[0].xattrs(1) for _ in range(300)]
+    finally:
+        stop.set()
+        thread.join()
+    kept = {name.encode(): value for name, value in stay.items()}
+    assert all({n: v for n, v in xattrs.items() if n != b"user.99"} == kept for xattrs in seen)
+    assert {xattrs.get(b"user.99") for xattrs in seen} <= {None, b"x" * 300, b"y" * 30}
 
 
 def test_nothing_beside_the_tree_is_read_when_a_directory_is_moved_away(scratch):
