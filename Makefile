@@ -15,7 +15,7 @@ test:  env-test peers  ; $(PYTEST)
 lint:  env-lint        ; ruff check . && cython-lint src && codespell
 types: env-test env-lint; mypy && python -m mypy.stubtest --allowlist .ci/stubtest-allow --ignore-unused-allowlist $$(.ci/kernels)
 bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.bench -o $(BENCH)
-cov:   env-test peers  ; .ci/coverage -n $(JOBS)
+cov:   env-test peers  ; .ci/coverage -n $(JOBS) --ignore=tests/laws
 asan:  env-test        ; .ci/sanitize -n $(JOBS) tests/kernels
 fuzz:  env-test        ; HYPOTHESIS_PROFILE=fuzz .ci/sanitize -n $(JOBS) -m hypothesis tests
 wheel: env-run         ; .ci/wheel
