@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import lamella
+from lamella.layer.lowers import Branches
 from lamella.testing.listing import compare, listing
 from lamella.testing.trees import Dir, Script, Utime, build, folders, place
+from lamella.tree.scan import scan
+from tests.laws.ground import expected
+from tests.laws.test_l1_l2_apply_diff import hidden
 
+FIELDS = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "rdev_major", "rdev_minor", "link_target", "xattrs")
 OPTIONS = ("redirect_dir=off", "redirect_dir=on", "metacopy=on,redirect_dir=on")
 
 
@@ -32,6 +37,7 @@ class Step:
     applied: list[str]
     warnings: tuple[str, ...]
     upper: dict[bytes, str]
+    wrong: list[bytes]  # where our look at the branches is not the kernel's
 
 
 @contextlib.contextmanager
@@ -103,13 +109,32 @@ def step(folder: Path, number: int, lowers: Sequence[Path], script: Script, opti
         lamella.apply(base.getvalue(), copy)
         lamella.apply(first.getvalue(), copy)
         emitted = {entry.path for entry in lamella.read_layer(first.getvalue())}
-        differ = compare(_comparable(listing(merged), emitted), _comparable(listing(copy), emitted))
-        return Step(facts(ours), facts(theirs), first.getvalue() == second.getvalue(), differ, info.warnings, raw(upper))
+        before, after = listing(below), listing(merged)
+        differ = [] if hidden(before, after) else compare(expected(before, after, emitted), listing(copy))
+        return Step(facts(ours), facts(theirs), first.getvalue() == second.getvalue(), differ, info.warnings, raw(upper),
+                    seen(merged, [upper, *lowers]))  # fmt: skip
 
 
-def _comparable(tree: dict[bytes, Any], emitted: set[bytes]) -> dict[bytes, Any]:
-    """Leave out the time of directories that the layer has no entry of (item 58)."""
-    return {p: f if p in emitted or f.type != "dir" else f._replace(mtime_ns=0) for p, f in tree.items()}
+def seen(view: Path, stack: Sequence[Path]) -> list[bytes]:
+    """Return the paths at which a mounted view is not what our own look at its branches shows, content and all."""
+    shown = scan(view)
+    paths, theirs = list(shown.paths), list(shown)
+    wrong = []
+    with Branches(stack) as branches:
+        table, _ = branches.tree(b"")
+        if list(table.paths) != paths[1:]:
+            return sorted(set(table.paths) ^ set(paths[1:]))
+        found = branches.find(shown, data=True, stacks=True)
+        ours, numbers = found.table()
+        for row, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            place = found.content(int(numbers[row])) if a.type.value == "0" else None
+            data = b"" if place is None else os.pread(fd := branches.open_file(*place), 1 << 22, 0)
+            if place is not None:
+                os.close(fd)
+            same = data == ((view / os.fsdecode(b.path)).read_bytes() if b.type.value == "0" else b"")
+            if not same or any(getattr(a, name) != getattr(b, name) for name in FIELDS):
+                wrong.append(a.path)
+    return wrong
 
 
 def grow(folder: Path, tree: Script, scripts: Sequence[Script], options: str, **wanted: Any) -> list[Step]:

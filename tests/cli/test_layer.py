@@ -14,6 +14,7 @@ import pytest
 import lamella as package
 from lamella.testing.listing import compare, listing
 from lamella.testing.tars import directory, file, layer_tar, whiteout
+from lamella.testing.trees import Dir, File, build
 
 APPLY_KEYS = [
     "layer", "root", "digest", "diff_id", "media_type", "compressed_size", "uncompressed_size", "entries", "files",
@@ -204,6 +205,44 @@ def test_every_option_of_diff_reaches_the_engine(lamella, scratch, monkeypatch):
         "lower": "a", "upper": "b", "out": "c", "compression": "zstd", "level": 9, "clamp_mtime": 3,
         "whiteouts": "opaque", "idmap": package.IdMap(((0, 1, 2),), ((0, 1, 2),)), "content": "always",
         "xattrs": "none", "dir_mtime": True, "sparse": "pax", "libarchive_xattr": True, "progress": None,
+    }  # fmt: skip
+
+
+def test_diff_of_an_upper_directory(lamella, trees, scratch):
+    lower, _ = trees
+    upper, out = build(scratch / "above", Dir("etc"), File("etc/new", b"n"), File(".wh.x")), scratch / "out"
+    words = ["--upper", upper, "--parent", lower, "-o", out, "--compression", "none"]
+    ran = lamella("diff", *words, "--dialect", "aufs", "--json")
+    assert (ran.status, ran.document["upper"], "lower" in ran.document) == (0, str(upper), False)
+    with tarfile.open(out) as tar:
+        assert "etc/new" in tar.getnames()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "-o", "c"], ["-o", "c"], ["a", "b", "--parent", "d", "-o", "c"], ["a", "b", "--upper", "d", "-o", "c"],
+        ["--upper", "d", "--content", "always", "-o", "c"], ["--upper", "d", "--dir-mtime", "-o", "c"],
+    ],
+)  # fmt: skip
+def test_diff_wants_two_trees_or_an_upper_directory(lamella, words):
+    assert lamella("diff", *words).status == 2
+
+
+def test_every_option_of_diff_upper_reaches_the_engine(lamella, monkeypatch):
+    seen = {}
+
+    def spy(upper, out, parents, **options):
+        seen.update(options, upper=upper, out=out, parents=parents)
+        raise package.errors.ConflictError(b"x", "enough")
+
+    monkeypatch.setattr(package, "diff_from_upper", spy)
+    words = "--upper u --parent a --parent b --dialect overlay:user -o c --compression none --xattrs none --sparse pax"
+    assert lamella("diff", *words.split()).status == 1
+    assert seen == {
+        "upper": "u", "parents": ("a", "b"), "out": "c", "dialect": "overlay:user", "compression": "none", "level": None,
+        "clamp_mtime": None, "whiteouts": "explicit", "idmap": None, "xattrs": "none", "sparse": "pax",
+        "libarchive_xattr": False, "progress": None,
     }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ MAKERS = {"File", "Dir", "Symlink", "Fifo", "Device"}
 def check(steps: list[Step], tree: Script, scripts: list[Script]) -> None:
     linked = any(isinstance(edit, Hardlink) for script in (tree, *scripts) for edit in script.edits)
     for step in steps:
+        assert step.wrong == [], step.upper
         if linked:  # where names of a file were not touched, another of its names may be told of
             assert unlinked(step.ours) == unlinked(step.theirs), step.upper
             assert step.applied == [] or step.warnings, step.upper

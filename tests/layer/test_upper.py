@@ -57,6 +57,7 @@ CASES: dict[str, list[list[Edit]]] = {
 
 def check(steps: list[Step]) -> None:
     for step in steps:
+        assert step.wrong == [], step.upper
         assert step.ours == step.theirs, step.upper
         assert step.applied == [], step.upper
         assert step.layers_equal, step.upper

@@ -6,12 +6,14 @@ import io
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lamella
+from lamella._kernels import walk
 from lamella.errors import ConflictError, UnsafePathError, WhiteoutError
 from lamella.model import ChangeKind, Why
 from lamella.testing.listing import compare
@@ -167,6 +169,31 @@ def test_the_content_of_a_redirected_file_is_found_through_all_parents(lower, up
     assert (root / "m").read_bytes() == b"x"
 
 
+def test_077_holes_are_kept_wherever_the_content_is(lower, scratch):
+    (lower / "holes").mkdir()
+    for name, pieces in {"front": [1 << 20], "mid": [0, 1 << 20], "none": [0], "all": [], "end": [0, 1 << 16]}.items():
+        with open(lower / "holes" / name, "wb") as file:
+            file.truncate(9 if name == "none" else 3 << 20)
+            for at in pieces:
+                file.seek(at)
+                file.write(b"data" * 2 + b"!")
+    os.setxattr(lower / "holes" / "mid", "user.k", b"v")
+    os.link(lower / "holes" / "mid", lower / "holes" / "mid2")
+    upper, merged = build(scratch / "upper", Dir("moved")), scratch / "merged"
+    own(upper / "moved", redirect=b"/holes")
+    whiteout(upper / "holes")
+    subprocess.run(["cp", "-a", "--sparse=always", lower, merged], check=True)
+    os.rename(merged / "holes", merged / "moved")
+    for path in ("", "moved"):
+        os.utime(upper / path, ns=(0, (merged / path).stat().st_mtime_ns))
+        os.chmod(upper / path, (merged / path).stat().st_mode & 0o7777)
+    for sparse in (None, "pax"):
+        ours, theirs = io.BytesIO(), io.BytesIO()
+        lamella.diff_from_upper(upper, ours, [lower], compression="none", sparse=sparse)
+        lamella.diff(lower, merged, theirs, compression="none", sparse=sparse)
+        assert ours.getvalue() == theirs.getvalue()
+
+
 def test_a_name_like_a_whiteout_is_refused(lower, upper):
     build(upper, File(".wh.x"))
     with pytest.raises(WhiteoutError):
@@ -252,10 +279,49 @@ def test_a_directory_that_is_not_there_is_named(lower, upper, scratch):
     assert info.value.filename == str(scratch / "none")
 
 
+def closed(folder: Path, where: str) -> tuple[str, str]:
+    """Read where a directory is closed, as an ordinary user; return the error's path and the one meant."""
+    build(folder / "lower", Dir("d"), Dir("d/sub"), File("d/sub/f"))
+    build(folder / "upper", Dir("d"), Dir("d/sub"), File("d/sub/f", b"1"))
+    at = folder / where / "d" / "sub"
+    at.chmod(0)
+    try:
+        lamella.changes_from_upper(folder / "upper", [folder / "lower"])
+    except PermissionError as error:
+        return os.fsdecode(error.filename), str(at)
+    finally:
+        at.chmod(0o700)
+    raise AssertionError("it was read")
+
+
+@pytest.mark.parametrize("where", ["lower", "upper"])
+def test_an_error_has_its_whole_path(nobody_box, where):
+    said, meant = nobody_box.call(closed, where)
+    assert said in {meant, f"{meant}/f"}
+
+
 def test_without_attributes_none_count(lower, upper):
     build(upper, File("e", b"e"), Dir("d"))
     own(upper / "d", opaque=b"y")
     assert found(upper, lower, xattrs="none") == [(DELETE, b"d/sub"), (DELETE, b"d/x")]
+
+
+def test_a_kernel_without_listxattrat_gives_the_same(lower, upper, scratch, monkeypatch):
+    build(upper, Dir("n"), File("e", b"e", xattrs={"user.k": b"w"}), Symlink("d", "n"))
+    own(upper / "n", redirect=b"/d")
+    wanted = [(c.kind, c.path, c.why) for c in lamella.changes_from_upper(upper, [lower])]
+    assert [path for _, path, _ in wanted] == [b"d", b"e", b"n", b"n/sub", b"n/sub/y", b"n/x"]
+    monkeypatch.setattr(walk, "has_xattrat", lambda: False)
+    here = os.getcwd()
+    assert [(c.kind, c.path, c.why) for c in lamella.changes_from_upper(upper, [lower])] == wanted
+    assert os.getcwd() == here
+    with pytest.raises(UnsafePathError):  # out of its thread
+        found(upper, own_text(scratch / "m", b".."), lower)
+
+
+def own_text(path: Path, text: bytes) -> Path:
+    own(build(path, Dir("n")) / "n", redirect=text)
+    return path
 
 
 def test_it_is_written_after_the_process_went_elsewhere(lower, upper, scratch, monkeypatch):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,14 @@ class Rows:
     why: NDArray[np.uint16]
 
 
+class Borrowing(Chunks, Protocol):
+    """Content that is in several directories."""
+
+    def with_holes(self, table: EntryTable, /) -> EntryTable:
+        """Return ``table`` with the data regions of its files."""
+        ...
+
+
 class Changeset:
     """The changes that lead from table ``lower`` to table ``upper``, in path order; iterates :class:`Change`.
 
@@ -64,7 +72,7 @@ class Changeset:
     def __init__(
         self, lower: EntryTable, upper: EntryTable, rows: Rows, match: NDArray[np.int32], *,
         root: str | os.PathLike[str] | None = None, holes: int = 0, warnings: tuple[str, ...] = (),
-        source: Callable[[], AbstractContextManager[Chunks]] | None = None, nested: bool = False,
+        source: Callable[[], AbstractContextManager[Borrowing]] | None = None, nested: bool = False,
         opaque: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self.lower, self.upper, self.rows = lower, upper, rows
@@ -77,11 +85,11 @@ class Changeset:
         return len(self.rows.kind)
 
     def __iter__(self) -> Iterator[Change]:
-        rows = self.rows
+        rows, unknown = self.rows, self.lower.flags & F_GHOST
         for kind, low, up, why in zip(
             rows.kind.tolist(), rows.lower.tolist(), rows.upper.tolist(), rows.why.tolist(), strict=True
         ):
-            before = self.lower[low] if low >= 0 and not self.lower.flags[low] & F_GHOST else None
+            before = self.lower[low] if low >= 0 and not unknown[low] else None
             after = self.upper[up] if kind != DELETE else None
             path = self.lower.path(low) if after is None else after.path
             yield Change(_KINDS[kind], path, before, after, Why(why & _WHY) if kind == MODIFY else Why(0))
@@ -159,7 +167,8 @@ class Changeset:
         with contextlib.ExitStack() as stack:
             source = payload if payload is not None else self._root
             if payload is None and self._source is not None:
-                source = stack.enter_context(self._source())
+                source = content = stack.enter_context(self._source())
+                table = content.with_holes(table) if sparse == "pax" else table
             if source is None and not np.any(table.size > 0):
                 source = _empty
             if source is None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import struct
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.errors import ConflictError
+from lamella.errors import ConflictError, LimitExceededError
+from lamella.layer.emission import with_sparse
 from lamella.layer.lowers import Branches
 from lamella.layer.own import BranchDialect
 from lamella.layer.pathtable import path_table
 from lamella.layer.search import Place, Shown
-from lamella.table import Entry
+from lamella.model import Limits
+from lamella.table import Entry, EntryTable
 
 __all__ = ["Content", "content_of", "same_content"]
 
 _CHUNK = 1 << 20
+_FILE = ord("0")
+_PAIR = struct.Struct("<qq")
 
 
 class Content:
@@ -34,13 +40,52 @@ class Content:
     def chunks(self, entry: Entry) -> Iterator[memoryview]:
         """Iterate over a file's content. ConflictError where no branch has it; OSError with the path."""
         path = entry.path
-        place = self._places[path] if path in self._borrowed else (0, path)
+        place = self._place_of(path)
         if place is None:
             raise ConflictError(path, "its content is in no parent")
         buffer = memoryview(bytearray(min(_CHUNK, max(entry.size, 1))))
         with _opened(self._branches, place) as fd:
             while n := os.readv(fd, [buffer]):
                 yield buffer[:n]
+
+    def with_holes(self, table: EntryTable) -> EntryTable:
+        """Return ``table``, whose files these are, with the data regions of those that have holes (77)."""
+        sparse = {}
+        for row in np.flatnonzero((table.type == _FILE) & (table.size > 0)).tolist():
+            place = self._place_of(table.path(row))
+            if place is not None:
+                with _opened(self._branches, place) as fd:
+                    regions = _regions(fd, int(table.size[row]))
+                if regions is not None:
+                    sparse[row] = regions
+        return with_sparse(table, sparse)
+
+    def _place_of(self, path: bytes) -> Place | None:
+        return self._places[path] if path in self._borrowed else (0, path)
+
+
+def _regions(fd: int, size: int) -> bytes | None:
+    """Return offset and size of each piece of data as the EXT_SPARSE item has them, None for a file without holes."""
+    pieces, end = [], 0
+    try:
+        if os.lseek(fd, 0, os.SEEK_HOLE) >= size:
+            return None
+    except OSError:  # this file system cannot say
+        return None
+    while end < size:
+        try:
+            begin = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        if begin >= size:
+            break
+        end = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        pieces.append(_PAIR.pack(begin, end - begin))
+        if len(pieces) > Limits().sparse_entries:
+            raise LimitExceededError("sparse_entries", len(pieces))
+    return b"".join(pieces)
 
 
 def _place(shown: Shown, path: bytes) -> Place | None:

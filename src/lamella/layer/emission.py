@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import changes as kernel
-from lamella.columns import ARENA, AT, EXT_XATTR
+from lamella.columns import ARENA, AT, EXT_SPARSE, EXT_XATTR, F_SPARSE
 from lamella.errors import LimitExceededError, WhiteoutError
 from lamella.layer.whiteout import PREFIX
 from lamella.table import EntryTable
 from lamella.tree.root import split
 
-__all__ = ["Whiteout", "clean_xattrs", "joined"]
+__all__ = ["Whiteout", "clean_xattrs", "joined", "with_sparse"]
 
 Whiteout = tuple[int, bytes]  # row of its directory in the upper table, -1 for none, and its own path
 
@@ -81,6 +82,23 @@ def _with_whiteouts(table: EntryTable, paths: list[bytes], begin: int) -> tuple[
             column = np.concatenate([column, more])
         columns.append(column)
     return tuple(columns)
+
+
+def with_sparse(table: EntryTable, regions: dict[int, bytes]) -> EntryTable:
+    """Return ``table`` with the data regions of rows, int64 pairs (offset, nbytes), among their extras."""
+    if not regions:
+        return table
+    columns: list[Any] = [None if c is None or i == ARENA else c.copy() for i, c in enumerate(table.columns)]
+    arena, runs, end = table.columns[ARENA], [], len(table.columns[ARENA])
+    for row, value in regions.items():
+        begin, n = int(table.ext_off[row]), int(table.ext_len[row])
+        run = arena[begin : begin + n].tobytes() + _ITEM.pack(EXT_SPARSE, 0, len(value)) + value
+        columns[AT["ext_off"]][row], columns[AT["ext_len"]][row] = end, len(run)
+        columns[AT["flags"]][row] |= F_SPARSE
+        runs.append(run)
+        end += len(run)
+    columns[ARENA] = np.concatenate([arena, np.frombuffer(b"".join(runs), np.uint8)])
+    return EntryTable(tuple(columns), table.order)
 
 
 def clean_xattrs(table: EntryTable, *, nested: bool = False) -> tuple[EntryTable, int]:

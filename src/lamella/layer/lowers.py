@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from types import TracebackType
@@ -24,10 +24,10 @@ from lamella._kernels import walk
 from lamella.columns import AT
 from lamella.layer.own import BranchDialect, read_own
 from lamella.layer.pathtable import path_table
-from lamella.layer.search import Place, Search, Shown, rename
+from lamella.layer.search import Place, Search, Shown, below, rename
 from lamella.layer.whiteout import PREFIX
 from lamella.table import EntryTable
-from lamella.tree.root import Root, join
+from lamella.tree.root import Root, join, split
 from lamella.tree.scan import Scan, Xattrs, scan_fd
 
 __all__ = ["Branches", "Shown"]
@@ -73,10 +73,11 @@ class Branches:
         """Look up all ``paths`` (path order; with every directory on the way, as path_table() has them).
 
         ``first``: the nearest branch that takes part. ``stacks``: note of every directory which branches make it.
-        ``data``: note of metacopy files where their content is. OSError with the path below its branch, as bytes;
+        ``data``: note of metacopy files where their content is. OSError with the path;
         UnsafePathError for a redirect that leads nowhere.
         """
-        search = Search(self.roots, self.options, self.dialect, paths, stacks=stacks, data=data)
+        roots = list(zip(self.directories, self.roots, strict=True))
+        search = Search(roots, self.options, self.dialect, paths, stacks=stacks, data=data)
 
         def run() -> Shown:
             if self._own_cwd:
@@ -90,7 +91,7 @@ class Branches:
 
     def scan(self, branch: int, path: bytes = b"") -> Scan:
         """Read what branch number ``branch`` itself has below directory ``path``."""
-        with self.roots[branch].dir(path) as fd:
+        with below(self.directories[branch], path), self.roots[branch].dir(path) as fd:
             return scan_fd(fd, xattrs="all" if self.xattrs == "none" else self.xattrs, drop_kept=self.dialect != "aufs")
 
     def tree(self, path: bytes, *, first: int = 0) -> tuple[EntryTable, NDArray[np.uint32]]:
@@ -101,8 +102,9 @@ class Branches:
             return table, np.zeros(len(table), np.uint32)
         shown = self._whole(path, first)
         table, numbers = shown.table()
-        below = np.array([at.startswith(path + b"/") for at in table.paths], bool)
-        return table[below], shown.nlink[numbers[below]]
+        within = join(path, b"")
+        inside = np.array([at.startswith(within) and at != path for at in table.paths], bool)
+        return table[inside], shown.nlink[numbers[inside]]
 
     def _plain(self, path: bytes, branch: int, place: bytes) -> EntryTable | None:
         """Return what is below a directory that one branch alone makes up, where the branch says it all."""
@@ -116,19 +118,18 @@ class Branches:
         return EntryTable(tuple(columns), "path")
 
     def _whole(self, path: bytes, first: int) -> Shown:
-        names, scanned = {path}, set[Place]()
+        names, scanned = {path}, set[tuple[bytes, Place]]()
         while True:  # what is in sight is looked up, and what that brings into sight
             shown = self.find(path_table(names), first=first, stacks=True)
             more: set[bytes] = set()
             for row, stack in shown.stacks.items():
                 top = shown.paths.path(row)
-                if top != path and not top.startswith(path + b"/"):
+                if top != path and not top.startswith(join(path, b"")):
                     continue
-                for branch, place in stack:
-                    if not scanned.isdisjoint((branch, above) for above in _upwards(place)):
-                        continue
-                    scanned.add((branch, place))
-                    more.update(join(top, name) for name in self.scan(branch, place).table.paths if name)
+                for place in stack:
+                    if not _is_covered(top, place, scanned):
+                        scanned.add((top, place))
+                        more.update(join(top, name) for name in self._listed(self.scan(*place).table.paths) if name)
             if more <= names:
                 return shown
             names |= more
@@ -139,7 +140,13 @@ class Branches:
         for branch, place in shown.stacks.get(row, ()):
             with self.roots[branch].dir(place) as fd:
                 found.update(os.fsencode(name) for name in os.listdir(fd))
-        return {name for name in found if not name.startswith(PREFIX)} if self.dialect == "aufs" else found
+        return set(self._listed(found))
+
+    def _listed(self, paths: Iterable[bytes]) -> Iterable[bytes]:
+        """Leave AUFS's markers, and what is below its metadata, out of ``paths``."""
+        if self.dialect != "aufs":
+            return paths
+        return [path for path in paths if not any(part.startswith(PREFIX) for part in path.split(b"/"))]
 
     def open_file(self, branch: int, place: bytes) -> int:
         """Open a regular file of one branch for reading."""
@@ -148,12 +155,14 @@ class Branches:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
 
 
-def _upwards(place: bytes) -> list[bytes]:
-    out = [place]
-    while place:
-        place = place.rpartition(b"/")[0]
-        out.append(place)
-    return out
+def _is_covered(top: bytes, place: Place, scanned: set[tuple[bytes, Place]]) -> bool:
+    """Tell whether what the branch has at ``place`` came into sight under ``top`` with a directory above both."""
+    branch, at = place
+    while (top, (branch, at)) not in scanned:
+        (top, name), (at, other) = split(top), split(at)
+        if name != other or not name:
+            return False
+    return True
 
 
 def _on_a_thread(call: Callable[[], T]) -> T:

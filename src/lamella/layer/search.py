@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +14,13 @@ from numpy.typing import NDArray
 from lamella._kernels import changes as tables
 from lamella._kernels import lookup as kernel
 from lamella._kernels import walk
-from lamella.columns import ARENA, AT, COLUMNS, TableBuilder
+from lamella.columns import ARENA, AT, COLUMNS
 from lamella.layer.own import HIDING, METACOPY, OPAQUE, XWHITEOUTS, BranchDialect, Own, lower_path, read_own
 from lamella.layer.pathtable import OF_DIR, path_table
 from lamella.table import EntryTable
 from lamella.tree.root import Root, join, split
 
-__all__ = ["Place", "Search", "Shown", "rename"]
+__all__ = ["Place", "Search", "Shown", "below", "rename"]
 
 Place = tuple[int, bytes]  # number of a branch, and the path there
 
@@ -87,12 +89,24 @@ def rename(columns: list[Any], moved: list[tuple[int, bytes]]) -> None:
     columns[ARENA] = np.concatenate([arena, np.frombuffer(b"".join(names), np.uint8)])
 
 
+@contextlib.contextmanager
+def below(directory: str, place: bytes = b"") -> Iterator[None]:
+    """Give an OSError its whole path: kernels know the one below their descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, bytes):
+            error.filename = os.path.join(directory, *map(os.fsdecode, filter(None, (place, error.filename))))
+        raise
+
+
 class Search:
     """The state of one search; ``want`` marks the rows that the next branch is asked for."""
 
     def __init__(
-        self, roots: Sequence[Root], options: int, dialect: BranchDialect, paths: EntryTable, *, stacks: bool, data: bool
-    ) -> None:
+        self, roots: Sequence[tuple[str, Root]], options: int, dialect: BranchDialect, paths: EntryTable, *,
+        stacks: bool, data: bool,
+    ) -> None:  # fmt: skip
         n = len(paths)
         self.roots, self.options, self.dialect = roots, options, dialect
         self.stacks, self.data = stacks, data
@@ -106,18 +120,24 @@ class Search:
         self.out = Shown(paths, np.full(n, -1, np.int16), columns, np.zeros(n, np.uint8), np.zeros(n, np.uint32))
         self._arenas: list[Any] = [columns[ARENA]]
         self._end = 1
+        self._asked: list[Any] = [None if c is None else np.empty(n, c.dtype) for c in columns]
+        self._asked[ARENA] = np.empty(_ARENA_ROW * n + _SCRATCH, np.uint8)
+        self._scratch = np.empty(_SCRATCH, np.uint8)
 
     def run(self, first: int) -> Shown:
         """Search branches from number ``first`` on."""
         for branch in range(first, len(self.roots)):
-            if not self.want.any():
+            if not self.want[1:].any() and branch > first and not self.stacks:
                 break
             self._ask(branch)
         self.out.columns[ARENA] = np.concatenate(self._arenas)
         return self.out
 
     def _ask(self, branch: int) -> None:
-        own, verdict, nlink = self._follow(branch)
+        with below(self.roots[branch][0]):
+            own, verdict, nlink = self._follow(self.roots[branch][1])
+        if not (verdict >= kernel.FOUND_ROW).any():
+            return
         found = verdict == kernel.FOUND_ROW
         kinds = own.columns[AT["type"]]
         hiding = found & (own.facts & HIDING != 0)
@@ -143,24 +163,22 @@ class Search:
         if moved or metas:
             self._move(branch, moved, {row: own.texts.get(row, b"") for row in metas})
 
-    def _follow(self, branch: int) -> tuple[Own, NDArray[np.uint8], NDArray[np.uint32]]:
-        n = len(self.want)
-        builder = TableBuilder("tree", max(n, 1), _ARENA_ROW * n + (1 << 13))
-        builder.n_rows = n
-        for name in ("type", "flags", "size", "ext_off", "ext_len", "name_off", "path_len", "link_len"):
-            builder.columns[AT[name]].fill(0)
+    def _follow(self, root: Root) -> tuple[Own, NDArray[np.uint8], NDArray[np.uint32]]:
+        n, columns = len(self.want), self._asked
+        columns[AT["ext_off"]].fill(0)
+        columns[AT["ext_len"]].fill(0)  # of rows that are not found nothing else is looked at
         verdict, facts, nlink = np.zeros(n, np.uint8), np.zeros(n, np.uint8), np.zeros(n, np.uint32)
-        state, scratch = np.zeros(kernel.N_STATE, np.int64), np.empty(_SCRATCH, np.uint8)
-        fd = self.roots[branch].fd
+        state = np.zeros(kernel.N_STATE, np.int64)
         while kernel.follow(
-            fd, self.out.paths.columns, self.order, self.parents, self.want, builder.columns, verdict, facts, nlink,
-            state, scratch, self.options,
+            root.fd, self.out.paths.columns, self.order, self.parents, self.want, tuple(columns), verdict,
+            facts, nlink, state, self._scratch, self.options,
         ) == _OUTPUT_FULL:  # fmt: skip
-            builder.arena_used = int(state[_ARENA_USED])
-            builder.grow(0, int(state[_NEED_ARENA]))
-            scratch.resize(max(len(scratch), int(state[_NEED_SCRATCH])), refcheck=False)
-        builder.arena_used = int(state[_ARENA_USED])
-        own = read_own(builder.snapshot(), self.dialect)
+            used, old = int(state[_ARENA_USED]), columns[ARENA]
+            columns[ARENA] = np.empty(max(used + int(state[_NEED_ARENA]), 2 * used), np.uint8)
+            columns[ARENA][:used] = old[:used]
+            if state[_NEED_SCRATCH] > len(self._scratch):
+                self._scratch = np.empty(int(state[_NEED_SCRATCH]), np.uint8)
+        own = read_own((*columns[:ARENA], columns[ARENA][: int(state[_ARENA_USED])]), self.dialect)
         own.facts[:] |= facts
         return own, verdict, nlink
 
@@ -168,6 +186,7 @@ class Search:
         rows = np.flatnonzero(fresh)
         if len(rows):
             self._copy(rows, own.columns, rows)
+            self._asked[ARENA] = np.empty(_ARENA_ROW * len(self.want) + _SCRATCH, np.uint8)  # it has the last one
             self.out.branch[rows], self.out.facts[rows], self.out.nlink[rows] = branch, own.facts[rows], nlink[rows]
 
     def _copy(self, rows: NDArray[np.int64], columns: Sequence[Any], sources: NDArray[np.int64]) -> None:

@@ -43,10 +43,11 @@ def changes_from_upper(
     "overlay", "overlay:trusted" or "overlay:user" where only one namespace of attributes counts, or "aufs". Without
     parents everything in ``upper`` is an ADD, and a whiteout a DELETE of which nothing is known (``before`` None).
 
-    The result is that of :func:`lamella.changes` for the two merged views, but for three things: attributes of a nested
-    overlay count, and are kept (tests/contract 27); where a link set is broken up by copying an unchanged file, that
-    file is reported for its LINKS, not the names that stay; and a renamed file that had other names which nobody
-    touched is a file of its own (49), with a warning.
+    The result is that of :func:`lamella.changes` for the two merged views, but for three things. Attributes of a nested
+    overlay count, and are kept (tests/contract 27). Of a file with several names of which some were not touched, the
+    names that were are reported for their LINKS, though it may be the others that a look at all would name; and in a
+    renamed directory such a file is one of its own (49), with a warning. Nobody can see in an upper directory what a
+    mount with ``index=on`` did to names that it has not.
 
     ConflictError for a renamed directory without parents; UnsafePathError for a redirect that leads nowhere; OSError.
     """
