@@ -33,9 +33,14 @@ def home():
 
 
 @pytest.fixture(scope="session")
-def corpus(home, pytestconfig):
+def enabled(pytestconfig):
+    """Tell whether anything is to be timed."""
+    return pytestconfig.getoption("benchmark_enable") or not pytestconfig.getoption("benchmark_disable")
+
+
+@pytest.fixture(scope="session")
+def corpus(home, enabled):
     """Give a layer in its spellings, with its tree."""
-    enabled = pytestconfig.getoption("benchmark_enable") or not pytestconfig.getoption("benchmark_disable")
     (home / "corpus").mkdir()
     made = corpora.make_corpus(home / "corpus", quick=True, layer=None if enabled else TINY)
     corpora.tree_of(made, made.lower, made.upper)

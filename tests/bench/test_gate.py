@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from lamella.bench import costs, gate
+from lamella.bench import costs, gate, image_tasks, uppers
 from lamella.bench.gate import Target, judge, verdict
+from lamella.bench.ground import Tmpfs
+from lamella.bench.image_corpus import ImageCorpus
 from tests.bench.conftest import run_of
 
 
@@ -77,10 +81,49 @@ def test_a_target_without_its_runs_has_no_figure():
 
 
 def test_the_floors_are_worse_than_the_targets():
-    everything = (*gate.TARGETS, *gate.costs(costs.names_of_memory(quick=False), "million", ("few", "many")))
+    counted = gate.costs(costs.names_of_memory(quick=False), "million", ("few", "many"))
+    everything = (*gate.TARGETS, *counted, *gate.uppers(uppers.names_of_upper(quick=False)))
     floors = {t: t.floor for t in everything if t.floor is not None}
     assert all(verdict(floor, t.sense, t.limit, floor) == "missed" for t, floor in floors.items())
     assert {(t.peer, t.floor) for t in floors if t.kind != "rss"} == {
         ("tarfile", 2.5), ("tarfile", 8.0), ("GNU tar + igzip", 1.1), ("rsync -n -a", 1.0),
+        ("umoci raw unpack", 3.0), ("GNU tar + igzip", 1.3), ("oci-squash", 5.0), ("docker-squash", 5.0),
     }  # fmt: skip
-    assert {t.floor for t in floors if t.kind == "rss"} == {200}
+    assert {t.floor for t in floors if t.kind == "rss"} == {200, 300}
+
+
+def test_an_image_s_targets_are_those_of_its_panels():
+    wanted = {(t.fs, t.peer): t.limit for t in gate.TARGETS if t.panel == "unpack gzip" and t.kind == "faster"}
+    assert wanted["tmpfs", "GNU tar + igzip"] == 1.6
+    assert wanted["ext4", "GNU tar + igzip"] == 2.0
+    assert {limit for (_, peer), limit in wanted.items() if peer == "umoci unpack"} == {5.5}
+    corpus = ImageCorpus("", 0, 0, 0, 0, "", "")
+    for make in (image_tasks.unpack_gzip, image_tasks.unpack_zstd, image_tasks.squash):
+        panel = make(corpus, Tmpfs(Path()))
+        asked = {name for t in gate.TARGETS if t.panel == panel.key for name in (t.ours, t.peer) if name}
+        assert asked
+        assert asked <= {contender.name for contender in panel.contenders}
+
+
+def test_a_change_is_allowed_ten_microseconds_beyond_a_millisecond():
+    target = Target("upper diff", "tmpfs", "each", "lamella", "", "<=", 10)
+    run = run_of("lamella", 0.006, panel="upper diff", changes=1_000)
+    [figure] = judged(target, run)
+    assert (figure.value, figure.verdict) == (pytest.approx(5.0), "met")
+    run = run_of("lamella", 0.0005, panel="upper diff", changes=10)
+    assert judged(target, run)[0].value == 0
+    run = run_of("lamella", 0.012, panel="upper diff", changes=1_000)
+    assert judged(target, run)[0].verdict == "missed"
+
+
+def test_flat_is_the_largest_tree_over_the_smallest():
+    names = uppers.names_of_upper(quick=True)
+    flat = [target for target in gate.uppers(names) if target.kind == "flat"]
+    assert [(t.ours, t.peer) for t in flat] == [
+        ("100 changes of 10,000 files, off", "100 changes of 1,000 files, off"),
+        ("100 changes of 10,000 files, on", "100 changes of 1,000 files, on"),
+    ]
+    large = run_of(flat[0].ours, 0.0024, panel="upper diff", changes=100)
+    small = run_of(flat[0].peer, 0.0020, panel="upper diff", changes=100)
+    [figure] = judged(flat[0], large, small)
+    assert (figure.value, figure.verdict) == (pytest.approx(1.2), "missed")

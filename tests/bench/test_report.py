@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from lamella.bench import report
+from lamella.bench import gate, report
 from lamella.bench.__main__ import main
+from tests.bench.conftest import run_of
 
 
 @pytest.fixture
@@ -17,8 +18,8 @@ def found(result):
 
 def test_the_document_has_everything(found):
     assert set(found) == {
-        "schema", "lamella", "build", "date", "mode", "rounds", "machine", "load", "peers", "libraries", "corpus", "figures",
-        "runs", "errors",
+        "schema", "lamella", "build", "date", "mode", "rounds", "machine", "load", "peers", "libraries", "corpus", "image",
+        "figures", "runs", "errors",
     }  # fmt: skip
     assert json.loads(json.dumps(found)) == found
 
@@ -57,6 +58,31 @@ def test_a_defect_is_a_failure(result):
     figure = next(figure for figure in result.figures if figure.target.peer == "tarfile")
     result.figures = [type(figure)(figure.target, 2.0, figure.limit, "defect")]
     assert result.failure == "below the floor: apply gzip/tmpfs 2.00\u00d7 (wanted ≥ 3.50\u00d7)"
+
+
+IMAGE = {
+    "source": "/usr/lib", "layers": 16, "entries": 9_000, "bytes": 80_000_000, "visible": 6_000,
+    "gzip": {"encoder": "zlib level 6", "bytes": 40_000_000},
+}  # fmt: skip
+
+
+def test_an_image_and_its_figures(result):
+    result.image, result.corpus = IMAGE, {}
+    result.runs = [run_of("lamella", 2.0, panel="unpack gzip"), run_of("umoci raw unpack", 9.0, panel="unpack gzip")]
+    found = {(run.panel, run.fs, run.contender): run for run in result.runs}
+    result.figures = gate.judge(gate.TARGETS, found, 0)
+    text = report.markdown(report.document(result))
+    assert "Image: /usr/lib, 16 layers, 9,000 entries (6,000 visible), 80 MB; gzip 40 MB (zlib level 6). Medians" in text
+    assert "Layer:" not in text
+    assert "| unpack gzip | tmpfs | umoci raw unpack | 2.00 : 9.00 | 4.50\u00d7 | ≥ 4.00\u00d7 |" in text
+    lines = list(report.lines(report.document(result)))
+    assert any(line.startswith("image: /usr/lib, 16 layers") for line in lines)
+    assert not any(line.startswith("layer:") for line in lines)
+
+
+def test_a_document_from_before_images_is_read(found):
+    del found["image"]
+    assert report.markdown(found).count("Layer: /usr/share") == 1
 
 
 def test_markdown(result, tmp_path, capsys):

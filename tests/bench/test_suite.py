@@ -140,3 +140,33 @@ def test_a_job_tells_its_time_and_memory(scratch):
     assert 0 < sample.floor <= sample.rss < 1 << 30
     with pytest.raises(MeasureError, match=r"list: .*no-such\.tar"):
         in_python("list", scratch / "no-such.tar")
+
+
+@pytest.mark.parametrize(("gzip", "zstd", "there"), [("", "", True), ("oci:x", "", False), ("oci:x", "oci:y", True)])
+def test_a_given_image_without_a_twin_has_no_zstd_panel(scratch, gzip, zstd, there):
+    part = suite._ImagePart(quick=True, gzip=gzip, zstd=zstd)
+    names = [panel.name for panel in part.panels(scratch)]
+    assert ("unpack zstd/tmpfs" in names) is there
+    assert {"unpack gzip/tmpfs", "unpack gzip/ext4", "squash/tmpfs"} <= set(names)
+
+
+def test_only_what_is_asked_for_is_made(monkeypatch):
+    monkeypatch.setattr(peers, "absent", list)
+    monkeypatch.setattr(peers, "versions", dict)
+    monkeypatch.setattr(suite, "make_corpus", lambda *_, **__: pytest.fail("a layer was made"))
+    monkeypatch.setattr(suite, "image_corpus", lambda *_, **__: pytest.fail("an image was made"))
+    monkeypatch.setattr(suite.uppers, "upper_diff", lambda ground, *, quick: Panel("upper diff", "", ground, (Contender("x", quick_sample),)))
+    result = suite.run_suite(quick=True, panels=["upper"])
+    assert [run.contender for run in result.runs] == ["x"]
+    assert (result.corpus, result.image, result.errors) == ({}, {}, [])
+
+
+def test_a_device_that_somebody_else_holds_is_let_go(scratch, monkeypatch):
+    place = Ext4(scratch, 1 << 20, 10)
+    monkeypatch.setattr(ground, "PATIENCE", 0.0)
+    monkeypatch.setattr(Ext4, "_devices", lambda _: ["/dev/no-such-loop"])
+    (scratch / "disk").write_bytes(b"")
+    place.release()
+    assert not (scratch / "disk").exists()
+    assert place._disk.parent == scratch
+    assert place._disk.name.startswith("disk.")

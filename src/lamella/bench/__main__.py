@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
         print(report.markdown(json.loads(words.markdown.read_text())), end="")
         return 0
     try:
-        result = run_suite(quick=words.quick, rounds=words.rounds, panels=words.panel, say=_say)
+        result = run_suite(
+            quick=words.quick, rounds=words.rounds, panels=words.panel, image=words.image, image_zstd=words.image_zstd, say=_say
+        )
     except (AbsentPeers, MeasureError) as error:
         print(f"lamella.bench: {error}", file=sys.stderr)
         return 1
@@ -44,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one round of a small corpus")
     parser.add_argument("--rounds", type=_at_least_one, metavar="N", help=f"samples of each contender ({ROUNDS}; quick: 1)")
     parser.add_argument("--panel", action="append", default=[], metavar="NAME", help="only panels whose name begins so")
+    parser.add_argument("--image", default="", metavar="REF", help="an OCI layout of gzip layers, instead of one made here")
+    parser.add_argument("--image-zstd", default="", metavar="REF", help="its zstd twin")
     parser.add_argument("-o", "--json", dest="out", type=Path, metavar="FILE", help="write the whole result as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="print the table of such a file, measure nothing")
     return parser

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lamella.bench.image_jobs import IMAGE_JOBS
+from lamella.bench.machine import high_water
+
 __all__ = ["JOBS", "main"]
 
 Facts = dict[str, Any]
@@ -154,15 +157,8 @@ JOBS: dict[str, Callable[..., Call]] = {
     "tarfile-write": _tarfile_write,
     "write": _write,
     "zlib": _zlib,
+    **IMAGE_JOBS,
 }
-
-
-def high_water() -> int:
-    """Return the peak of this process's resident memory, in bytes (proc(5), VmHWM: since its exec)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmHWM in /proc/self/status")
 
 
 def _cpu() -> float:

@@ -16,7 +16,7 @@ from lamella.bench.ground import run
 from lamella.bench.measure import MeasureError, program
 from lamella.bench.stacks import Synthetic, write_tar
 
-__all__ = ["GZIP", "ZSTD", "Corpus", "make_corpus", "synthetic_blob", "tree_of"]
+__all__ = ["GZIP", "ZSTD", "Corpus", "deflate", "make_corpus", "pack_zstd", "synthetic_blob", "tree_of"]
 
 SHARE = Path("/usr/share")
 FEW = 20_000  # entries: below it a machine's /usr/share is no corpus
@@ -93,7 +93,7 @@ def make_corpus(home: Path, *, quick: bool, layer: Synthetic | None = None) -> C
             write_tar(layer, file)
         source, n_entries = f"synthetic, seed {layer.seed}", _count(tar)
     corpus = Corpus(home, source, n_entries, tar.stat().st_size)
-    _together(lambda: deflate(corpus.tar, corpus.gzip), lambda: _pack_zstd(corpus.tar, corpus.zstd))
+    _together(lambda: deflate(corpus.tar, corpus.gzip), lambda: pack_zstd(corpus.tar, corpus.zstd))
     _make_image(corpus)
     return corpus
 
@@ -135,7 +135,8 @@ def deflate(source: Path, target: Path, level: int = 6) -> None:
         out.write(pack.flush())
 
 
-def _pack_zstd(source: Path, target: Path) -> None:
+def pack_zstd(source: Path, target: Path) -> None:
+    """Pack ``source`` as one zstd frame."""
     import zstandard  # noqa: PLC0415  (the memory of this process shows in every program's that it starts)
 
     with source.open("rb") as tar, target.open("wb") as out:

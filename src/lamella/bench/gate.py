@@ -11,7 +11,7 @@ from typing import Literal
 
 from lamella.bench.panel import Run
 
-__all__ = ["TARGETS", "Figure", "Target", "costs", "judge", "verdict"]
+__all__ = ["TARGETS", "Figure", "Target", "costs", "judge", "uppers", "verdict"]
 
 Verdict = Literal["met", "missed", "defect"]
 Runs = Mapping[tuple[str, str, str], Run]  # panel, file system, contender
@@ -25,12 +25,13 @@ class Target:
     """One demand. ``sense`` ">=" or "<=" is between the value and ``limit``; beyond ``floor`` it is a defect.
 
     ``kind``: "faster" is peer's wall time ÷ ours, "share" ours ÷ peer's, "cpu" our CPU seconds, "rss" our peak in MB,
-    "further" bytes an entry from ``peer`` to ``ours``, "calls" system calls a file from ``peer`` to ``ours``.
+    "further" bytes an entry from ``peer`` to ``ours``, "calls" system calls a file from ``peer`` to ``ours``, "each" our
+    microseconds a change beyond a millisecond, "flat" ours ÷ the same for a smaller tree (``peer``).
     """
 
     panel: str
     fs: str
-    kind: Literal["faster", "share", "cpu", "rss", "further", "calls"]
+    kind: Literal["faster", "share", "cpu", "rss", "further", "calls", "each", "flat"]
     ours: str
     peer: str
     sense: Literal[">=", "<="]
@@ -65,6 +66,8 @@ _TEXTS: dict[str, Callable[[float], str]] = {
     "rss": lambda value: f"{value:.0f} MB",
     "further": lambda value: f"{value:.0f} B an entry",
     "calls": lambda value: f"{value:.2f} a file",
+    "each": lambda value: f"{value:.1f} µs a change",
+    "flat": lambda value: f"{value:.2f} of the small tree's",
 }
 
 
@@ -74,6 +77,11 @@ def _faster(panel: str, fs: str, peer: str, limit: float, *, floor: float | None
 
 def _diff(kind: Literal["share", "cpu"], ours: str, peer: str, limit: float, floor: float | None = None) -> list[Target]:
     return [Target("diff", fs, kind, ours, peer, "<=", limit, floor) for fs in ("tmpfs", "ext4")]
+
+
+def _unpack(peer: str, tmpfs: float, ext4: float | None = None, *, floor: float | None = None) -> list[Target]:
+    limits = (("tmpfs", tmpfs), ("ext4", tmpfs if ext4 is None else ext4))
+    return [_faster("unpack gzip", fs, peer, limit, floor=floor) for fs, limit in limits]
 
 
 TARGETS: tuple[Target, ...] = (
@@ -97,7 +105,30 @@ TARGETS: tuple[Target, ...] = (
     *_diff("cpu", OURS, "", AUTO_CPU),
     _faster("write plain", "tmpfs", "tarfile", 3.8),
     _faster("write gzip", "tmpfs", "tarfile, zlib level 6", 8.0),
+    *_unpack("umoci unpack", 5.5),
+    *_unpack("umoci raw unpack", 4.0, floor=3.0),
+    *_unpack("skopeo, overlay", 5.0),
+    *_unpack("ctr, overlayfs", 5.0),
+    *_unpack("GNU tar + igzip", 1.6, 2.0, floor=1.3),
+    *_unpack("bsdtar", 2.5),
+    *_unpack("tarfile", 3.8),
+    *(Target("unpack gzip", fs, "rss", OURS, "", "<=", 200, 300) for fs in ("tmpfs", "ext4")),
+    Target("unpack zstd", "tmpfs", "rss", OURS, "", "<=", 200, 300),
+    _faster("unpack zstd", "tmpfs", "lamella, gzip", 1.0),
+    _faster("squash", "tmpfs", "oci-squash", 8.0, floor=5.0),
+    _faster("squash", "tmpfs", "docker-squash", 8.0, floor=5.0),
 )
+
+
+def uppers(names: Mapping[tuple[int, int, str], str]) -> tuple[Target, ...]:
+    """Return the targets of the changes of an overlay, from the contenders' ``names`` by changes, files and features."""
+    found = [Target("upper diff", "tmpfs", "each", name, "", "<=", 10) for name in names.values()]
+    for changes, features in dict.fromkeys((changes, features) for changes, _, features in names):
+        sizes = sorted(files for n, files, what in names if (n, what) == (changes, features))
+        if len(sizes) > 1:
+            large, small = (names[changes, files, features] for files in (sizes[-1], sizes[0]))
+            found.append(Target("upper diff", "tmpfs", "flat", large, small, "<=", 1.1))
+    return tuple(found)
 
 
 def costs(names: tuple[str, str, str, str], million: str, files: tuple[str, str]) -> tuple[Target, ...]:
@@ -143,6 +174,10 @@ def _value(kind: str, ours: Run, peer: Run) -> float:
         return ours.cpu
     if kind == "rss":
         return ours.rss / 1e6
+    if kind == "each":
+        return max(0.0, ours.wall - 1e-3) * 1e6 / int(ours.facts["changes"])
+    if kind == "flat":
+        return ours.wall / peer.wall
     if kind == "further":
         return (ours.rss - peer.rss) / int(ours.facts["entries"] - peer.facts["entries"])
     return int(ours.facts["calls"] - peer.facts["calls"]) / int(ours.facts["files"] - peer.facts["files"])

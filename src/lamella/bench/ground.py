@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from lamella.bench.measure import MeasureError, program
 
 __all__ = ["Ext4", "Ground", "Tmpfs", "memory_folder", "missing_for_ext4", "remove", "run"]
 
+PATIENCE = 1.0  # seconds that a loop device may take to be free
 MEMORY = Path("/dev/shm")  # noqa: S108  (a fresh folder of our own is made in it)
 
 
@@ -103,16 +105,36 @@ class Ext4:
             self.release()
 
     def release(self) -> None:
-        """Unmount, lazily if it is busy, and detach every loop device of the file."""
+        """Unmount, lazily if it is busy, and detach every loop device of the file.
+
+        A mount namespace that somebody made meanwhile keeps its copy of the mount until it ends, and one that has just
+        ended for a moment longer. As long as the device is in use, a new mount of the file would be of the old file system:
+        then the file is let go, and the next one is another.
+        """
         while os.path.ismount(self._mount):
             try:
                 run("umount", str(self._mount))
             except MeasureError:
                 run("umount", "-l", str(self._mount))
+        end = time.monotonic() + PATIENCE
+        while devices := self._devices():
+            if time.monotonic() > end:
+                self._disk.unlink()
+                self._disk = self._disk.with_suffix(f".{time.monotonic_ns()}")
+                break
+            for device in devices:
+                with contextlib.suppress(MeasureError):  # it went by itself
+                    run("losetup", "-d", device)
+            time.sleep(0.01)
+
+    def _devices(self) -> list[str]:
+        """Return the loop devices of the file."""
+        found = []
         for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
             with contextlib.suppress(OSError):
                 if backing.read_text().rstrip("\n").removesuffix(" (deleted)") == str(self._disk):
-                    run("losetup", "-d", f"/dev/{backing.parts[3]}")
+                    found.append(f"/dev/{backing.parts[3]}")
+        return found
 
 
 def missing_for_ext4() -> str | None:

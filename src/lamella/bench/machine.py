@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import lamella
 
-__all__ = ["Watch", "build", "describe", "load"]
+__all__ = ["Watch", "build", "describe", "high_water", "load"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _KTHREADD = "2"
@@ -46,6 +46,14 @@ def build() -> str:
 def load() -> list[float]:
     """Return the load averages over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def high_water() -> int:
+    """Return the peak of this process's resident memory, in bytes (proc(5), VmHWM: since its exec)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmHWM in /proc/self/status")
 
 
 class Watch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lamella.bench.measure import program
 
-__all__ = ["LIBRARIES", "PEERS", "TOOLS", "Peer", "absent", "versions"]
+__all__ = ["LIBRARIES", "NONE", "PEERS", "TOOLS", "Peer", "absent", "versions"]
 
 _VERSION = re.compile(r"\d+\.\d+[\w.+~-]*")
 
@@ -47,23 +47,31 @@ class Peer:
         return f"Debian package {self.package}" if self.program else f"PyPI package {self.package}"
 
 
-_NONE = "digests, whiteouts, confinement"
+NONE = "digests, whiteouts, confinement"
 PEERS: tuple[Peer, ...] = (
-    Peer("GNU tar", "tar", "tar", leaves_out=_NONE),
-    Peer("bsdtar", "libarchive-tools", "bsdtar", leaves_out=_NONE),
+    Peer("GNU tar", "tar", "tar", leaves_out=NONE),
+    Peer("bsdtar", "libarchive-tools", "bsdtar", leaves_out=NONE),
     Peer("umoci", "umoci", "umoci", leaves_out="nothing"),
     Peer("igzip", "isal", "igzip"),
     Peer("zstd", "zstd", "zstd"),
     Peer("rsync", "rsync", "rsync"),
-    Peer("fastar", "fastar", leaves_out=f"owners, set-id bits, xattrs, {_NONE}"),
+    Peer("skopeo", "skopeo", "skopeo"),
+    Peer("ctr", "containerd", "ctr"),
+    Peer("containerd", "containerd", "containerd"),
+    Peer("dockerd", "docker.io", "dockerd"),
+    Peer("docker-squash", "docker_squash"),
+    Peer("oci-squash", "oci_squash"),
+    Peer("fastar", "fastar", leaves_out=f"owners, set-id bits, xattrs, {NONE}"),
 )
 # what a run works with besides; an ext4's own are asked for where it is made (ground.py)
 TOOLS: tuple[Peer, ...] = (
     Peer("strace", "strace", "strace"),
+    Peer("mount", "mount", "mount"),
+    Peer("unshare", "util-linux", "unshare"),
     Peer("cp", "coreutils", "cp"),
     Peer("rm", "coreutils", "rm"),
 )
-TARFILE_LEAVES_OUT = f"xattrs, {_NONE}"
+TARFILE_LEAVES_OUT = f"xattrs, {NONE}"
 LIBRARIES = ("isal", "zlib-ng", "zstandard", "numpy", "xxhash")
 
 

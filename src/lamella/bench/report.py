@@ -17,7 +17,10 @@ from lamella.bench.suite import Result
 __all__ = ["MARKERS", "document", "lines", "markdown", "save"]
 
 SCHEMA = 1
-MARKERS = ("<!-- measured -->", "<!-- /measured -->")
+MARKERS = {  # of README.md, by the name of the result
+    "one-layer": ("<!-- measured -->", "<!-- /measured -->"),
+    "images": ("<!-- measured: images -->", "<!-- /measured: images -->"),
+}
 MARKS = {"met": "", "missed": "missed", "defect": "DEFECT"}
 
 
@@ -35,6 +38,7 @@ def document(result: Result) -> dict[str, Any]:
         "peers": result.peers,
         "libraries": result.libraries,
         "corpus": result.corpus,
+        "image": result.image,
         "figures": [_figure(figure, result) for figure in result.figures],
         "runs": [_run(run) for run in result.runs],
         "errors": result.errors,
@@ -96,11 +100,10 @@ def save(result: Result, path: Path) -> None:
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """Yield a document as text: what was run on, a table of contenders, a table of figures."""
-    corpus = found["corpus"]
     yield f"lamella {found['lamella']} ({found['build']}), {found['date']}, {found['mode']}"
     yield f"medians of {found['rounds']}, taken by turns"
     yield f"{_box(found)}; load before {found['load']['before'][0]}"
-    yield f"corpus: {corpus['source']}, {corpus['entries']:,} entries, {corpus['bytes'] / 1e6:.0f} MB; {_packed(corpus)}"
+    yield from _worked_on(found)
     yield "peers: " + ", ".join(f"{name} {version}" for name, version in found["peers"].items())
     yield ""
     yield from _table([("task", "on", "contender", "wall s", "cpu s", "rss MB", "out MB", "noisy", "leaves out")] + [
@@ -126,8 +129,21 @@ def _box(found: dict[str, Any]) -> str:
     return f"{box['cpu']}, {box['cores']} cores, Linux {box['kernel']}, {box['python']}"
 
 
+def _worked_on(found: dict[str, Any]) -> Iterator[str]:
+    """Say which layer and which image were measured; a document of one of them has the other empty, or from before it."""
+    if corpus := found["corpus"]:
+        yield f"layer: {corpus['source']}, {corpus['entries']:,} entries, {corpus['bytes'] / 1e6:.0f} MB; {_packed(corpus)}"
+    if image := found.get("image"):
+        visible = f" ({image['visible']:,} visible)" if image["visible"] else ""
+        yield (
+            f"image: {image['source']}, {image['layers']} layers, {image['entries']:,} entries{visible}, "
+            f"{image['bytes'] / 1e6:.0f} MB; {_packed(image)}"
+        )
+
+
 def _packed(corpus: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {corpus[name]['bytes'] / 1e6:.0f} MB ({corpus[name]['encoder']})" for name in ("gzip", "zstd"))
+    there = [name for name in ("gzip", "zstd") if name in corpus]
+    return ", ".join(f"{name} {corpus[name]['bytes'] / 1e6:.0f} MB ({corpus[name]['encoder']})" for name in there)
 
 
 def _rss(run: dict[str, Any]) -> str:
@@ -144,7 +160,7 @@ def _rss(run: dict[str, Any]) -> str:
 
 def _out(run: dict[str, Any]) -> str:
     nbytes = run["samples"][-1]["facts"].get("nbytes")
-    return f"{nbytes / 1e6:.0f}" if nbytes and run["panel"].startswith("write") else ""
+    return f"{nbytes / 1e6:.0f}" if nbytes and run["panel"].startswith(("write", "squash")) else ""
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -157,10 +173,9 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def markdown(found: dict[str, Any]) -> str:
     """Return the table of README.md for a document that was saved."""
-    corpus = found["corpus"]
+    worked_on = "".join(f"{line[0].upper()}{line[1:]}. " for line in _worked_on(found))
     run_on = (
-        f"{found['date'][:10]}, lamella {found['lamella']} ({found['build']}), {_box(found)}. Layer: {corpus['source']}, "
-        f"{corpus['entries']:,} entries, {corpus['bytes'] / 1e6:.0f} MB; {_packed(corpus)}. "
+        f"{found['date'][:10]}, lamella {found['lamella']} ({found['build']}), {_box(found)}. {worked_on}"
         f"Medians of {found['rounds']}, taken by turns; load {found['load']['before'][0]} before."
     )
     text = [

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["Member", "Synthetic", "write_tar"]
+__all__ = ["Member", "Pool", "Synthetic", "write_tar"]
 
 _MTIME = 1_700_000_000
 _BLOCK = 512
@@ -82,18 +82,14 @@ class Synthetic:
 
 def write_tar(layer: Synthetic, out: BinaryIO) -> int:
     """Write ``layer`` as a ustar archive to ``out``; return its bytes."""
-    pool, alphabets = _pool(layer.seed)
+    pool = Pool(layer.seed)
     buffer = io.BufferedWriter(out, 1 << 20) if isinstance(out, io.RawIOBase) else out
     nbytes = 0
     for member in layer.members():
         buffer.write(header(member))
         nbytes += _BLOCK
-        left, (at, alphabet) = member.nbytes, member.content
-        while left:
-            piece = pool[at : at + left]
-            buffer.write(piece.translate(alphabets[alphabet]))
-            left -= len(piece)
-            at = 0
+        for piece in pool.pieces(member):
+            buffer.write(piece)
         padding = -member.nbytes % _BLOCK
         buffer.write(bytes(padding))
         nbytes += member.nbytes + padding
@@ -124,15 +120,25 @@ def _content(dice: random.Random) -> tuple[int, int]:
     return dice.randrange(_POOL_NBYTES), dice.randrange(_N_ALPHABETS)
 
 
-def _pool(seed: int) -> tuple[bytes, list[bytes]]:
-    """Return bytes that pack about as well as program files do, and alphabets to spell them in.
+class Pool:
+    """Bytes that pack about as well as program files do, and alphabets to spell them in.
 
     A piece that is taken twice is spelled differently: what one file repeats of itself can be packed, what it shares with
     another file cannot.
     """
-    dice = random.Random(seed)  # noqa: S311
-    words = [bytes(dice.choices(range(32, 256), k=dice.randint(3, 11))) for _ in range(_WORDS)]
-    weights = [1 / (rank + 8) for rank in range(_WORDS)]
-    text = b" ".join(dice.choices(words, weights, k=_POOL_NBYTES // 6))
-    alphabets = [bytes(dice.sample(range(256), 256)) for _ in range(_N_ALPHABETS)]
-    return text[:_POOL_NBYTES], alphabets
+
+    def __init__(self, seed: int) -> None:
+        dice = random.Random(seed)  # noqa: S311
+        words = [bytes(dice.choices(range(32, 256), k=dice.randint(3, 11))) for _ in range(_WORDS)]
+        weights = [1 / (rank + 8) for rank in range(_WORDS)]
+        self._text = b" ".join(dice.choices(words, weights, k=_POOL_NBYTES // 6))[:_POOL_NBYTES]
+        self._alphabets = [bytes(dice.sample(range(256), 256)) for _ in range(_N_ALPHABETS)]
+
+    def pieces(self, member: Member) -> Iterator[bytes]:
+        """Yield the content of ``member``."""
+        left, (at, alphabet) = member.nbytes, member.content
+        while left:
+            piece = self._text[at : at + left]
+            yield piece.translate(self._alphabets[alphabet])
+            left -= len(piece)
+            at = 0

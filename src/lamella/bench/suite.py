@@ -1,4 +1,4 @@
-"""A whole run: the corpus, every panel by turns, the figures; everything on tmpfs, nothing of it left behind."""
+"""A whole run: a layer and an image, every panel by turns, the figures; all on tmpfs, nothing of it left behind."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lamella.bench import costs, gate, machine, peers, workloads
+from lamella.bench import costs, gate, image_tasks, machine, peers, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Ext4, Tmpfs, memory_folder, remove
+from lamella.bench.image_corpus import ImageCorpus, given_image, image_corpus
 from lamella.bench.measure import MeasureError
 from lamella.bench.panel import Panel, Run, run_panel
 from lamella.errors import LamellaError
@@ -35,7 +36,10 @@ class AbsentPeers(LamellaError):
 
 @dataclass(slots=True)
 class Result:
-    """What a run found out: ``runs`` with every sample, ``figures`` with verdicts, ``errors`` for what could not be run."""
+    """What a run found out: ``runs`` with every sample, ``figures`` with verdicts, ``errors`` for what could not be run.
+
+    ``corpus`` and ``image`` are the facts of the layer and of the image, empty where no panel wanted them.
+    """
 
     quick: bool
     rounds: int
@@ -48,6 +52,7 @@ class Result:
     runs: list[Run] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    image: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failure(self) -> str | None:
@@ -60,11 +65,13 @@ class Result:
 
 
 def run_suite(
-    *, quick: bool = False, rounds: int | None = None, panels: Sequence[str] = (), say: Say = lambda _: None
-) -> Result:
+    *, quick: bool = False, rounds: int | None = None, panels: Sequence[str] = (), image: str = "", image_zstd: str = "",
+    say: Say = lambda _: None,
+) -> Result:  # fmt: skip
     """Measure everything, or the panels whose names begin with one of ``panels``.
 
-    ``quick``: one round of a small corpus. AbsentPeers before anything is measured; MeasureError where there is no tmpfs
+    ``quick``: one round of a small corpus. ``image``: an OCI layout, ``DIR[:TAG]``, to measure instead of one of our own
+    making, and ``image_zstd`` its zstd twin. AbsentPeers before anything is measured; MeasureError where there is no tmpfs
     or not room enough on it.
     """
     if names := peers.absent():
@@ -74,20 +81,35 @@ def run_suite(
     result = Result(
         quick, rounds, date, machine.describe(), {"before": machine.load()}, peers.versions(), peers.libraries()
     )
+    parts = (_LayerPart(quick=quick), _ImagePart(quick=quick, gzip=image, zstd=image_zstd), _FreePart(quick=quick))
     with _home() as home:
-        _check_names(panels, [panel.name for panel in _panels(home, Corpus(home, "", 0, 0), 0, quick=quick)])
-        say("the corpus")
-        corpus, entries = _corpus(home, quick=quick)
-        result.corpus = corpus.facts()
-        chosen = [p for p in _panels(home, corpus, entries, quick=quick) if not panels or p.name.startswith(tuple(panels))]
-        for panel in chosen:
-            runs, complaints = run_panel(panel, rounds, say)
-            result.runs += runs
-            result.errors += complaints
+        _check_names(panels, [panel.name for part in parts for panel in part.panels(home)])
+        for part in parts:
+            if any(_is_asked(panel, panels) for panel in part.panels(home)):
+                _measure(part, home, panels, result, say)
     result.load["after"] = machine.load()
     found = {(run.panel, run.fs, run.contender): run for run in result.runs}
-    result.figures = gate.judge((*gate.TARGETS, *_costs(quick=quick)), found, corpus.n_entries)
+    entries = result.corpus.get("entries", 0)
+    result.figures = gate.judge((*gate.TARGETS, *_costs(quick=quick)), found, entries)
     return result
+
+
+def _is_asked(panel: Panel, panels: Sequence[str]) -> bool:
+    return not panels or panel.name.startswith(tuple(panels))
+
+
+def _measure(part: _Part, home: Path, panels: Sequence[str], result: Result, say: Say) -> None:
+    """Run the chosen panels of ``part`` in a folder of its own, and remove it."""
+    folder = home / part.name
+    folder.mkdir()
+    say(f"the {part.name}")
+    part.make(folder, result)
+    for panel in part.panels(folder):
+        if _is_asked(panel, panels):
+            runs, complaints = run_panel(panel, result.rounds, say)
+            result.runs += runs
+            result.errors += complaints
+    remove(folder)
 
 
 def _check_names(asked: Sequence[str], names: Sequence[str]) -> None:
@@ -106,41 +128,117 @@ def _home() -> Iterator[Path]:
         remove(home)
 
 
-def _corpus(home: Path, *, quick: bool) -> tuple[Corpus, int]:
-    """Make the corpus and its tree; return it, and how many entries the tree has with its root."""
-    folder = home / "corpus"
-    folder.mkdir()
-    corpus = make_corpus(folder, quick=quick)
+class _Part(Protocol):
+    """Panels that share what they work on. ``make`` makes it, ``panels`` lists them, if only for their names."""
+
+    name: str
+
+    def make(self, home: Path, result: Result) -> None: ...
+
+    def panels(self, home: Path) -> list[Panel]: ...
+
+
+class _LayerPart:
+    """What is done with one layer and its tree."""
+
+    name = "layer"
+
+    def __init__(self, *, quick: bool) -> None:
+        self._quick = quick
+        self._corpus: Corpus | None = None
+        self._entries = 0
+
+    def make(self, home: Path, result: Result) -> None:
+        """Make the corpus and its tree."""
+        (home / "corpus").mkdir()
+        corpus = make_corpus(home / "corpus", quick=self._quick)
+        _check_room(home, _disk_nbytes(corpus.nbytes, corpus.n_entries) + 4 * corpus.nbytes)
+        tree_of(corpus, corpus.lower, corpus.upper)
+        remove(corpus.upper)
+        self._corpus, self._entries = corpus, workloads.count(corpus.lower)
+        result.corpus = corpus.facts()
+
+    def panels(self, home: Path) -> list[Panel]:
+        """List them."""
+        corpus, entries = self._corpus or Corpus(home, "", 0, 0), self._entries
+        tmpfs, ext4 = _grounds(home, corpus.nbytes, corpus.n_entries)
+        return [
+            workloads.decode(corpus, tmpfs),
+            workloads.listing(corpus, tmpfs),
+            *(workloads.apply_gzip(corpus, ground, entries) for ground in (tmpfs, ext4)),
+            *(workloads.apply_plain(corpus, ground, entries) for ground in (tmpfs, ext4)),
+            workloads.apply_zstd(corpus, tmpfs, entries),
+            *(workloads.diff(corpus, ground) for ground in (tmpfs, ext4)),
+            workloads.write_plain(corpus, tmpfs),
+            workloads.write_gzip(corpus, tmpfs),
+        ]
+
+
+class _ImagePart:
+    """What is done with a whole image, a given one or one of our own making."""
+
+    name = "image"
+
+    def __init__(self, *, quick: bool, gzip: str, zstd: str) -> None:
+        self._quick, self._gzip, self._zstd = quick, gzip, zstd
+        self._corpus: ImageCorpus | None = None
+
+    def make(self, home: Path, result: Result) -> None:
+        """Make the image and its twin, or copy them."""
+        given = self._gzip
+        corpus = given_image(home, given, self._zstd) if given else image_corpus(home, quick=self._quick)
+        _check_room(home, _disk_nbytes(corpus.nbytes, corpus.entries) + 5 * corpus.nbytes)
+        self._corpus = corpus
+        result.image = corpus.facts()
+
+    def panels(self, home: Path) -> list[Panel]:
+        """List them."""
+        corpus = self._corpus or ImageCorpus("", 0, 0, 0, 0, "", "")
+        tmpfs, ext4 = _grounds(home, corpus.nbytes, corpus.entries)
+        found = [image_tasks.unpack_gzip(corpus, tmpfs), image_tasks.unpack_gzip(corpus, ext4)]
+        if self._zstd or not self._gzip:
+            found.append(image_tasks.unpack_zstd(corpus, tmpfs))
+        return [*found, image_tasks.squash(corpus, tmpfs)]
+
+
+class _FreePart:
+    """What makes its own matter."""
+
+    name = "rest"
+
+    def __init__(self, *, quick: bool) -> None:
+        self._quick = quick
+
+    def make(self, home: Path, result: Result) -> None:
+        """Make nothing."""
+
+    def panels(self, home: Path) -> list[Panel]:
+        """List them."""
+        tmpfs = Tmpfs(home)
+        return [
+            uppers.upper_diff(tmpfs, quick=self._quick),
+            costs.calls(home, tmpfs, quick=self._quick),
+            costs.memory(home, tmpfs, quick=self._quick),
+            costs.memory_of_diff(tmpfs, quick=self._quick),
+        ]
+
+
+def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
+    return Tmpfs(home), Ext4(home, _disk_nbytes(nbytes, n_entries), 2 * n_entries + 10_000)
+
+
+def _check_room(home: Path, wanted: int) -> None:
+    """MeasureError unless so many bytes are free."""
     room = os.statvfs(home)
-    wanted, free = _disk_nbytes(corpus) + 4 * corpus.nbytes, room.f_bavail * room.f_frsize
-    if free < wanted:
+    if (free := room.f_bavail * room.f_frsize) < wanted:
         raise MeasureError(f"{wanted >> 20} MiB are wanted on {memory_folder()}, {free >> 20} are there")
-    tree_of(corpus, corpus.lower, corpus.upper)
-    remove(corpus.upper)
-    return corpus, workloads.count(corpus.lower)
 
 
-def _disk_nbytes(corpus: Corpus) -> int:
-    """Return how large an ext4 must be for two trees of the corpus."""
-    return (5 * (corpus.nbytes + 2048 * corpus.n_entries) // 2 + (256 << 20)) & -4096
-
-
-def _panels(home: Path, corpus: Corpus, entries: int, *, quick: bool) -> list[Panel]:
-    tmpfs, ext4 = Tmpfs(home), Ext4(home, _disk_nbytes(corpus), 2 * corpus.n_entries + 10_000)
-    return [
-        workloads.decode(corpus, tmpfs),
-        workloads.listing(corpus, tmpfs),
-        *(workloads.apply_gzip(corpus, ground, entries) for ground in (tmpfs, ext4)),
-        *(workloads.apply_plain(corpus, ground, entries) for ground in (tmpfs, ext4)),
-        workloads.apply_zstd(corpus, tmpfs, entries),
-        *(workloads.diff(corpus, ground) for ground in (tmpfs, ext4)),
-        workloads.write_plain(corpus, tmpfs),
-        workloads.write_gzip(corpus, tmpfs),
-        costs.calls(home, tmpfs, quick=quick),
-        costs.memory(home, tmpfs, quick=quick),
-        costs.memory_of_diff(tmpfs, quick=quick),
-    ]
+def _disk_nbytes(nbytes: int, n_entries: int) -> int:
+    """Return how large an ext4 must be for two trees of so many bytes."""
+    return (5 * (nbytes + 2048 * n_entries) // 2 + (256 << 20)) & -4096
 
 
 def _costs(*, quick: bool) -> tuple[gate.Target, ...]:
-    return gate.costs(costs.names_of_memory(quick=quick), costs.name_of_million(quick=quick), costs.names_of_calls(quick=quick))
+    names = costs.names_of_memory(quick=quick), costs.name_of_million(quick=quick), costs.names_of_calls(quick=quick)
+    return (*gate.costs(*names), *gate.uppers(uppers.names_of_upper(quick=quick)))
