@@ -44,7 +44,7 @@ cdef inline uint32_t jobs_pending(Jobs* q) noexcept nogil:
     return 0 if q is NULL else q.n_put
 
 cdef inline void jobs_put(Jobs* q, const OpenFile* file) noexcept nogil:
-    """Add a file; the batch has room for it. Servers are woken at the 2nd, 8th and 32nd."""
+    """Add a file; the batch has room for it. Servers are woken at the 4th and 32nd."""
     cdef uint64_t span
     q.items[q.n_put].file, q.items[q.n_put].error = file[0], 0
     lam_store(&q.n_put, q.n_put + 1)
@@ -52,7 +52,7 @@ cdef inline void jobs_put(Jobs* q, const OpenFile* file) noexcept nogil:
         span = lam_load64(&q.span)
         if lam_swap64(&q.span, span, span + 1):
             break
-    if q.n_put & 0x2A and not q.n_put & (q.n_put - 1) and lam_load(&q.n_asleep) > 0:
+    if (q.n_put == 4 or q.n_put == 32) and lam_load(&q.n_asleep) > 0:
         lam_add(&q.news, 1)
         lam_futex_wake(&q.news)
 
