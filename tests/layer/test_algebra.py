@@ -104,6 +104,18 @@ def test_what_an_apply_refuses_is_refused():
             squash(values([layer]))
 
 
+def test_symlinks_that_lead_to_each_other_end():
+    many = [symlink(f"s{i}", "/".join([f"s{i + 1}/.."] * 9)) for i in range(60)]
+    for layer in ([symlink("a", "b"), symlink("b", "a"), file("a/f")], [*many, directory("s60"), file("s0/f")]):
+        assert rows(squash(values([layer])))[-1].endswith("/f=")
+
+
+def test_markers_many_times_over():
+    first = [D, *(file(f"d/{i}") for i in range(2000))]
+    second = [D, *(file(f"d/n{i}") for i in range(2000)), *[opaque("d")] * 2000, *[whiteout("d")] * 2000]
+    assert len(squash(values([first, second])).table) == 2001
+
+
 def test_layers_that_aufs_left_traces_in():
     layer = [directory(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"x"), hardlink("f", ".wh..wh.plnk/1.2"),
              hardlink("g", ".wh..wh.plnk/1.2"), file(".wh..wh.aufs")]  # fmt: skip
@@ -166,6 +178,43 @@ def test_the_result_is_a_layer_and_knows_its_rows():
     assert two.origin[marker] == -1
     assert one.origin.tolist() == [0, 0, 1]
     assert one.origin_row.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("sparse", [None, "pax"])
+def test_what_is_written_is_what_is_read(codec, sparse):
+    """Content is spliced out of the tars, whatever they are, and holes are filled or kept."""
+    names = [f"f{i}" for i in range(40)]
+    rows_of = [{"path": n, "size": 50_000, "sparse": [(100, 300), (40_000, 7)]} if i % 7 == 3 else
+               {"path": n, "size": 900 * i} for i, n in enumerate(names)]  # fmt: skip
+    table = table_of(rows_of)
+
+    def content(row: int) -> bytes:
+        data = bytearray(bytes([row + 1]) * int(table.size[row]))
+        if table.sparse(row) is not None:
+            data[:100], data[400:40_000], data[40_007:] = bytes(100), bytes(39_600), bytes(9_993)
+        return bytes(data)
+
+    out = io.BytesIO()
+    lamella.write_layer(table, out, payload=content, compression=codec, sparse="pax")
+    first, second = TarLayer.of(out.getvalue()), TarLayer.of(layer_tar([file("f5", b"new"), whiteout("f6")]))
+    one = compose(first, second)
+    for layer in (one, compose(one, *values([[file("last", b"x")]])), squash([first, second])):
+        made = io.BytesIO()
+        info = layer.write(made, compression=codec, sparse=sparse)
+        with lamella.read_layer(made.getvalue()) as reader:
+            found = {e.path.decode(): reader.read(e) for e in reader if e.type.value == "0" and b".wh." not in e.path}
+        assert info.entries == len(layer.table)
+        wanted = {n: content(i) for i, n in enumerate(names) if i not in {5, 6}} | {"f5": b"new"}
+        assert {n: c for n, c in found.items() if n != "last"} == wanted
+
+
+def test_a_tar_that_is_not_the_one_of_the_table():
+    long, short = layer_tar([file("f", b"x" * 5000)]), layer_tar([file("f")])
+    (value,) = values([[file("f", b"x" * 5000)]])
+    assert len(written(squash([TarLayer(value.table, lambda: lamella.read_layer(long))]))) == 6656
+    with pytest.raises(lamella.errors.TruncatedError):
+        written(squash([TarLayer(value.table, lambda: lamella.read_layer(short))]))
 
 
 def test_metadata_xattrs_and_holes_come_along():
@@ -231,6 +280,7 @@ def test_minimise_without_content_to_compare():
         ([file("d", b"9")], ["d/", "d/f=1", "d/g=2"]),
         ([D, opaque("d"), file("d/f", b"9")], ["d/", "d/f=1", "d/g=2"]),
         ([directory("d", mode=0o700)], ["d/"]),
+        ([opaque(), directory("d"), directory("e")], ["d/", "d/f=1", "d/g=2", "e/", "e/x=3", "e/y=>e/x"]),
     ],
 )  # fmt: skip
 def test_invert(layer, want):

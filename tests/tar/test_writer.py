@@ -353,7 +353,7 @@ def test_regions_are_cut_out_of_pieces(pieces):
     expected, _ = plain(table, payload=lambda row: data, sparse="pax")
     out = io.BytesIO()
     with writer_module.BlobWriter(out, compression="none") as blob:
-        writer = writer_module._RowWriter(table, np.arange(1), blob, TarOptions(sparse="pax"), None)
+        writer = writer_module.RowWriter(table, np.arange(1), blob, TarOptions(sparse="pax"), None)
 
         def cut(row):
             at = 0

@@ -20,7 +20,7 @@ cdef struct Splice:       # int64 items only, so that an int64 array is one; zer
 
 # Fill out[used:cap] from rows[next_idx:end] and the chunk, the source's bytes [chunk_off, chunk_off + n_chunk); ``used``
 # moves on. OUTPUT_FULL; NEED_INPUT (the chunk that follows); AT_END (the rows are done); SPECIAL (``head`` is too short
-# for a row); BAD_FORMAT (f.fault at row rows[next_idx], or fault 0: its content lies before the chunk).
+# for a row); BAD_FORMAT (f.fault at row rows[next_idx], or fault 0: its content lies before the chunk, or nowhere).
 cdef Status splice_core(const Rows* r, const int64_t* rows, const int64_t* offs, Py_ssize_t end, Splice* s, Form* f,
                         uint8_t* head, Py_ssize_t head_cap, const uint8_t* chunk, int64_t chunk_off, Py_ssize_t n_chunk,
                         uint8_t* out, Py_ssize_t cap, Py_ssize_t* used) noexcept nogil

@@ -8,6 +8,8 @@ from lamella._kernels.tarform cimport FAULT_ARENA, Fault, Form, form_core, form_
 cdef enum:
     BLOCK = 512
 
+cdef int64_t MAX_OFF = 0x7FFFFFFFFFFFFFFF
+
 STATE_ITEMS = sizeof(Splice) // 8
 FULL, MORE, DONE, HEAD = OUTPUT_FULL, NEED_INPUT, AT_END, SPECIAL
 
@@ -26,8 +28,11 @@ cdef Status _begin(const Rows* r, const int64_t* rows, const int64_t* offs, Spli
         return SPECIAL
     if n < BLOCK:
         return BAD_FORMAT
-    s.head_off, s.head_end = 0, n
     s.off, s.left = offs[s.next_idx], f.payload
+    if s.left and (s.off < 0 or s.off > MAX_OFF - s.left):
+        f.fault = <Fault>0
+        return BAD_FORMAT
+    s.head_off, s.head_end = 0, n
     s.pad = -s.left & (BLOCK - 1)
     s.next_idx += 1
     return OK
@@ -45,6 +50,8 @@ cdef Status splice_core(const Rows* r, const int64_t* rows, const int64_t* offs,
     cdef Status status
     while True:
         room = cap - used[0]
+        if room == 0 and (s.head_off < s.head_end or s.left or s.pad or s.next_idx < end):
+            return OUTPUT_FULL
         if s.head_off < s.head_end:
             n = _least(s.head_end - s.head_off, room)
             memcpy(out + used[0], head + s.head_off, n)
@@ -72,8 +79,6 @@ cdef Status splice_core(const Rows* r, const int64_t* rows, const int64_t* offs,
         else:
             return AT_END
         used[0] += n
-        if used[0] == cap and (s.head_off < s.head_end or s.left or s.pad or s.next_idx < end):
-            return OUTPUT_FULL
 
 
 cdef int _load(Splice* s, int64_t[::1] state, Py_ssize_t end, Py_ssize_t head_cap) except -1:
@@ -81,7 +86,7 @@ cdef int _load(Splice* s, int64_t[::1] state, Py_ssize_t end, Py_ssize_t head_ca
         raise ValueError(f"a state has {sizeof(Splice) // 8} items, not {state.shape[0]}")
     memcpy(s, &state[0], sizeof(Splice))
     if (s.next_idx < 0 or s.next_idx > end or s.head_off < 0 or s.head_end < s.head_off or s.head_end > head_cap
-            or s.off < -1 or s.left < 0 or s.off > <int64_t>0x7FFFFFFFFFFFFFFFLL - s.left or s.pad < 0):
+            or s.off < -1 or s.left < 0 or s.off > MAX_OFF - s.left or s.pad < 0):
         raise ValueError("not the state of this stream")
     return 0
 
@@ -105,7 +110,8 @@ def splice(tuple columns not None, const int64_t[::1] rows not None, const int64
     cdef uint8_t* p_out = &out[0] if out.shape[0] else NULL
     cdef const int64_t* p_rows = &rows[0] if rows.shape[0] else NULL
     cdef const int64_t* p_offs = &offs[0] if offs.shape[0] else NULL
-    if end < 0 or end > rows.shape[0] or offs.shape[0] != rows.shape[0] or chunk_off < 0 or head.shape[0] < BLOCK:
+    if (end < 0 or end > rows.shape[0] or offs.shape[0] != rows.shape[0] or chunk_off < 0
+            or chunk_off > MAX_OFF - chunk.shape[0] or head.shape[0] < BLOCK):
         raise ValueError("as many offsets as rows, and a head of 512 bytes at least")
     _load(&s, state, end, head.shape[0])
     memset(&f, 0, sizeof(Form))
@@ -120,7 +126,7 @@ def splice(tuple columns not None, const int64_t[::1] rows not None, const int64
         s.n_uncarried = f.n_uncarried
         memcpy(&state[0], &s, sizeof(Splice))
         if status == BAD_FORMAT and <int>f.fault == 0:
-            raise ValueError(f"content at {s.off} lies before the chunk at {chunk_off}")
+            raise ValueError(f"content at {s.off} is not in what comes from {chunk_off} on")
         if status == BAD_FORMAT:
             form_raise(&r, <Py_ssize_t>rows[s.next_idx], f.fault)
     finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from lamella.errors import LimitExceededError
 from lamella.layer.spelling import MADE, MARKER, Spelled
 from lamella.table import Entry, EntryTable
 from lamella.tar.reader import LayerReader, read_layer
-from lamella.tar.writer import LayerInfo, write_layer
+from lamella.tar.splicing import Source, write_spliced
+from lamella.tar.writer import LayerInfo, TarOptions, write_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,6 +28,7 @@ __all__ = ["AnyLayer", "Composed", "TarLayer", "composed", "layer_of", "rows_of"
 
 _HARDLINK, _FILE, _DIR = ord("1"), ord("0"), ord("5")
 _MAX_PATH = 0xFFFF
+_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +94,57 @@ class Composed:
 
         Content streams from the layers; memory does not grow with it.
         """
-        return write_layer(self.table, out, payload=_Stream(self), **options)
+        plan = _plan(self)
+        if plan is None:
+            return write_layer(self.table, out, payload=_Stream(self), **options)
+        named = {key: options.pop(key) for key in ("compression", "level", "progress") if key in options}
+        return write_spliced(self.table, out, *plan, options=TarOptions(**options), **named)
 
 
 AnyLayer = TarLayer | Composed
+
+
+def _leaves(layer: AnyLayer, rows: NDArray[np.int64]) -> tuple[list[TarLayer], NDArray[np.int64], NDArray[np.int64]]:
+    """Return of ``rows`` the tar layers that have their content: those, the place of each row's among them, its row there."""
+    if isinstance(layer, TarLayer):
+        return [layer], np.zeros(len(rows), np.int64), rows
+    found: list[TarLayer] = []
+    which, own = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    origin = layer.origin[rows]
+    for number in np.unique(origin).tolist():
+        at = np.flatnonzero(origin == number)
+        leaves, places, inside = _leaves(layer.layers[number], layer.origin_row[rows[at]])
+        which[at], own[at] = places + len(found), inside
+        found += leaves
+    return found, which, own
+
+
+def _plan(layer: Composed) -> tuple[NDArray[np.int64], list[Source]] | None:
+    """Return where in which tars the content is, as :func:`write_spliced` wants it; None where one is no tar."""
+    table = layer.table
+    rows = np.flatnonzero((table.type == _FILE) & (table.size > 0))
+    leaves, which, own = _leaves(layer, rows)
+    if any(leaf.open is None or leaf.read is not None for leaf in leaves):
+        return None
+    offs = np.full(len(table), -1, np.int64)
+    for number, leaf in enumerate(leaves):
+        at = which == number
+        offs[rows[at]] = leaf.table.data_off[own[at]]
+    sources: list[Source] = []
+    begins = np.flatnonzero(np.diff(which, prepend=-1)).tolist()
+    for begin, after in itertools.pairwise([*begins, len(rows)]):
+        end = int(rows[after]) if after < len(rows) else len(table)
+        sources.append((end, partial(_raw, leaves[int(which[begin])])))
+    return offs, sources or [(len(table), partial(_raw, None))]
+
+
+@contextmanager
+def _raw(layer: TarLayer | None) -> Iterator[Iterator[memoryview]]:
+    if layer is None or layer.open is None:
+        yield iter(())
+        return
+    with layer.open() as reader:
+        yield reader.raw()
 
 
 class _Stream:
@@ -140,18 +192,18 @@ def composed(spelled: Spelled, layers: Sequence[AnyLayer], paths: dict[int, list
     return Composed(table, layers, np.where(origin >= 0, origin, -1).astype(np.int32), row)
 
 
-def rows_of(layers: Sequence[AnyLayer], origins: Sequence[tuple[int, int]], names: list[bytes]) -> EntryTable:
-    """Return rows of ``layers``, given as (layer, row), under other names, in path order if the names are.
+def rows_of(layers: Sequence[AnyLayer], origins: Sequence[tuple[int, int]]) -> EntryTable:
+    """Return rows of ``layers``, given as (layer, row), in path order: the n-th under the name of its number.
 
     A hard link's row is what it says, not what it links to; layer MADE is a directory that an apply would imply.
     """
-    used = sorted({layer for layer, _ in origins if layer >= 0})
+    pairs = np.array(origins, np.int64).reshape(-1, 2)
+    used = np.unique(pairs[pairs[:, 0] >= 0, 0]).tolist()
     gather = _Gather([layers[i].table for i in used])
-    begins = dict(zip(used, gather.begins.tolist(), strict=True)) | {MARKER: gather.n_rows, MADE: gather.n_rows + 1}
-    numbers = np.array([begins[layer] + (row if layer >= 0 else 0) for layer, row in origins], np.int64)
-    table = gather.table(numbers, [(at, name, None) for at, name in enumerate(names)])
-    table.order = "path"
-    return table
+    begins = np.zeros(len(layers) + 2, np.int64)
+    begins[used] = gather.begins
+    begins[MARKER], begins[MADE] = gather.n_rows, gather.n_rows + 1  # the last two items
+    return gather.numbered(begins[pairs[:, 0]] + np.where(pairs[:, 0] >= 0, pairs[:, 1], 0))
 
 
 class _Gather:
@@ -165,16 +217,8 @@ class _Gather:
 
     def table(self, numbers: NDArray[np.int64], renamed: list[tuple[int, bytes, bytes | None]]) -> EntryTable:
         """Return the rows ``numbers``; ``renamed``: (row, path, target of a hard link or None)."""
-        columns = [self._column(i, numbers) for i in range(ARENA)]
-        arenas = [t.columns[ARENA] for t in self._tables]
-        sizes = np.array([len(a) for a in arenas], np.int64)
-        shift = np.repeat(np.cumsum(sizes) - sizes, [len(t) for t in self._tables])
-        shift = np.concatenate([shift, [0, 0]])[numbers]
-        columns[AT["name_off"]] += shift
-        columns[AT["ext_off"]] += shift
-        columns[AT["flags"]] &= F_ATIME | F_SPARSE
-        columns[AT["link_group"]][:] = -1
-        text, end = [], int(sizes.sum())
+        columns, arenas = self._columns(numbers)
+        text, end = [], sum(map(len, arenas))
         texts = {at: self._symlink(int(numbers[at])) for at, _, target in renamed if target is None}
         for at, path, target in renamed:
             if len(path) > _MAX_PATH:
@@ -187,8 +231,35 @@ class _Gather:
         columns[AT["type"]][links] = _HARDLINK
         columns[AT["size"]][links] = 0
         columns[AT["flags"]][links] &= ~np.uint8(F_SPARSE)
-        whole = np.concatenate([*arenas, np.frombuffer(b"".join(text), np.uint8)])
-        return _compacted([*columns, whole])
+        return _compacted([*columns, np.concatenate([*arenas, np.frombuffer(b"".join(text), np.uint8)])])
+
+    def numbered(self, numbers: NDArray[np.int64]) -> EntryTable:
+        """Return the rows ``numbers`` in path order, each under the name of its place, nine digits."""
+        columns, arenas = self._columns(numbers)
+        n, end = len(numbers), sum(map(len, arenas))
+        digits = (np.arange(n)[:, None] // 10 ** np.arange(_DIGITS - 1, -1, -1) % 10 + ord("0")).astype(np.uint8)
+        linked = np.flatnonzero(columns[AT["link_len"]]).tolist()
+        columns[AT["name_off"]], columns[AT["path_len"]][:] = end + _DIGITS * np.arange(n), _DIGITS
+        text, end = [], end + _DIGITS * n
+        for at in linked:  # the text of a symlink stands behind its name
+            text.append(digits[at].tobytes() + self._symlink(int(numbers[at])))
+            columns[AT["name_off"]][at] = end
+            end += len(text[-1])
+        arena = np.concatenate([*arenas, digits.reshape(-1), np.frombuffer(b"".join(text), np.uint8)])
+        return EntryTable((*columns, arena), "path")
+
+    def _columns(self, numbers: NDArray[np.int64]) -> tuple[list[Any], list[NDArray[np.uint8]]]:
+        """Return the columns of the rows ``numbers``, offsets into all arenas one behind the other; and the arenas."""
+        columns = [self._column(i, numbers) for i in range(ARENA)]
+        arenas = [t.columns[ARENA] for t in self._tables]
+        sizes = np.array([len(a) for a in arenas], np.int64)
+        shift = np.repeat(np.cumsum(sizes) - sizes, [len(t) for t in self._tables])
+        shift = np.concatenate([shift, [0, 0]]).astype(np.int64)[numbers]
+        columns[AT["name_off"]] += shift
+        columns[AT["ext_off"]] += shift
+        columns[AT["flags"]] &= F_ATIME | F_SPARSE
+        columns[AT["link_group"]][:] = -1
+        return columns, arenas
 
     def _column(self, i: int, numbers: NDArray[np.int64]) -> Any:
         name, kind = COLUMNS[i]

@@ -105,6 +105,7 @@ class Fold:
     def _begin(self, layer: int, n_rows: int) -> None:
         self.names.layer, self.names.lost = layer, None
         self.names.folders.clear()
+        self.names.stripped.clear()
         self._n_before, self._open_before = self._n_entries, self.entries_open
         if self._markers_open is not None and n_rows:
             raise ConflictError(self._markers_open, f"another layer upon a marker through it, {_MAYBE}")
@@ -256,6 +257,9 @@ def _strip(names: Names, folder: Folder) -> None:
     while todo:
         folder = todo.pop()
         folder.shut = True
+        if folder in names.stripped:
+            continue
+        names.stripped.add(folder)
         for part, node in list(folder.names.items()):
             if not has_new(node, names.layer):
                 del folder.names[part]

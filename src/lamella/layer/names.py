@@ -103,6 +103,7 @@ class Names:
         self.passed: bytes | None = None  # a place on the last way of which only the lower tree knows what it is
         self.lost: tuple[Stack, bytes] | None = None  # the last place at which a row became void by another row
         self.folders: dict[bytes, Stack] = {}  # ways to directories, while no name on them changes
+        self.stripped: set[Folder] = set()  # by a marker of the current layer: what is in them since then is its own
         self._inodes: dict[object, Inode] = {}
 
     # -- finding --------------------------------------------------------------------------------------------------
@@ -112,40 +113,41 @@ class Names:
         _, node, low = stack[-1]
         return None if node is None else node.names.get(part), lower_of(node, low, part)
 
-    def enter(self, stack: Stack, part: bytes, *, lower_only: bool = False, depth: int = 0) -> Stack | None:
+    def enter(self, stack: Stack, part: bytes, *, lower_only: bool = False) -> Stack | None:
         """Step into the directory ``part``, through symlinks inside the root; None where there is no directory.
 
         ``lower_only`` refuses a symlink that the current layer made (103).
         """
-        node, low = self.look(stack, part)
-        seen = visible(node, low)
-        if seen is UNKNOWN and self.strict:
-            self.passed = place(stack, part)
-        if isinstance(seen, Folder):
-            return [*stack, Step(part, node if isinstance(node, Folder) else None, low)]
-        if seen is None or seen.flag != _SYMLINK or depth >= _MAX_LINKS:
-            return None
-        if lower_only and seen is node and seen.layer == self.layer:
-            return None
-        origin = seen.link or seen
-        return self._follow(stack, self.text(origin.layer, origin.row), lower_only, depth + 1)
-
-    def _follow(self, stack: Stack, target: bytes, lower_only: bool, depth: int) -> Stack | None:
-        found: Stack | None = stack[:1] if target.startswith(b"/") else stack
-        for piece in target.split(b"/"):
-            if found is None:
+        todo, links = [part], 0
+        while todo:
+            part = todo.pop()
+            if part == b"..":
+                if self.strict and len(stack) > 1 and visible(*stack[-1][1:]) is UNKNOWN:
+                    raise ConflictError(place(stack), "a symlink leads up from what may be a symlink in the lower tree")
+                stack = stack[:-1] or stack
+                continue
+            node, low = self.look(stack, part)
+            seen = visible(node, low)
+            if isinstance(seen, Folder):
+                if seen is UNKNOWN and self.strict:
+                    self.passed = place(stack, part)
+                    if links:
+                        raise ConflictError(self.passed, "a symlink leads to what the lower tree may not have")
+                stack = [*stack, Step(part, node if isinstance(node, Folder) else None, low)]
+                continue
+            links += 1
+            if seen is None or seen.flag != _SYMLINK or links > _MAX_LINKS:
                 return None
-            if piece == b"..":
-                self._refuse(found, "a symlink leads up from what may be a symlink in the lower tree")
-                found = found[:-1] or found
-            elif piece not in (b"", b"."):
-                found = self.enter(found, piece, lower_only=lower_only, depth=depth)
-                self._refuse(found, "a symlink leads to what the lower tree may not have")
-        return found
+            if lower_only and seen is node and seen.layer == self.layer:
+                return None
+            target = self._target(seen)
+            stack = stack[:1] if target.startswith(b"/") else stack
+            todo += [piece for piece in reversed(target.split(b"/")) if piece not in (b"", b".")]
+        return stack
 
-    def _refuse(self, found: Stack | None, reason: str) -> None:
-        if self.strict and found is not None and len(found) > 1 and visible(*found[-1][1:]) is UNKNOWN:
-            raise ConflictError(place(found), reason)
+    def _target(self, leaf: Leaf) -> bytes:
+        origin = leaf.link or leaf
+        return self.text(origin.layer, origin.row)
 
     def top(self) -> Stack:
         """Return the way to the root."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from lamella.layer.composed import AnyLayer
@@ -66,6 +67,7 @@ class Merge:
 
     def run(self) -> None:
         """Find conflicts, and what of the layer the new base says better."""
+        self._compare_all()
         self._todo.append((self._folded.names.root, self._old, self._new, b"", False))
         while self._todo:
             self._folder(*self._todo.pop())
@@ -75,6 +77,26 @@ class Merge:
         self.conflicts.append(Conflict(path, kind, self._number))
 
     # -- comparing ------------------------------------------------------------------------------------------------
+
+    def _compare_all(self) -> None:
+        """Compare at once what stands at the layer's places; the rest, below what it hides, when it is asked for."""
+        pairs: dict[tuple[Origin, Origin], None] = {}
+        todo: list[tuple[Folder, Shown, Shown]] = [(self._folded.names.root, self._old, self._new)]
+        while todo:
+            node, old, new = todo.pop()
+            sides = [side for side in (node if node.born >= 0 else None, old, new) if isinstance(side, Folder)]
+            pairs.update(dict.fromkeys((origin_of(a), origin_of(b)) for a, b in combinations(sides, 2)))
+            for part, child in node.names.items():
+                was = shown(old, part) if isinstance(old, Folder) else None
+                now = shown(new, part) if isinstance(new, Folder) else None
+                if isinstance(child, Folder):
+                    todo.append((child, was, now))
+                    continue
+                leaves = [side for side in (child, was, now) if isinstance(side, Leaf) and origin_of(side)[0] >= 0]
+                pairs.update(dict.fromkeys((origin_of(a), origin_of(b)) for a, b in combinations(leaves, 2)))
+        wanted = [pair for pair in pairs if pair[0] != pair[1]]
+        same = same_rows(self._layers, wanted, content=self._content, dir_mtime=False)
+        self._known = dict(zip(wanted, same.tolist(), strict=True))
 
     def _rows(self, one: Folder | Leaf, other: Folder | Leaf) -> bool:
         pair = origin_of(one), origin_of(other)

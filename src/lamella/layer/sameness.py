@@ -45,8 +45,7 @@ def same_rows(
 
 def _why(layers: Sequence[AnyLayer], pairs: Sequence[tuple[Origin, Origin]], options: int) -> NDArray[np.uint16]:
     n = len(pairs)
-    names = [b"%09d" % i for i in range(n)]  # a name for each pair, so that the tables are in path order
-    lower, upper = (rows_of(layers, [pair[side] for pair in pairs], names) for side in (0, 1))
+    lower, upper = (rows_of(layers, [pair[side] for pair in pairs]) for side in (0, 1))
     state, kind = np.array([0, 0, 0, -1], np.int64), np.zeros(n, np.uint8)
     lower_rows, upper_rows, found = np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.uint16)
     kernel.merge(

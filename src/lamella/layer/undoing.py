@@ -30,28 +30,29 @@ class _Undo:
         self.out = Spelled()
         self._touched: set[Leaf] = set()  # names of the lower tree that the layer replaced or hid
         self._links: list[tuple[int, Leaf, bytes]] = []
-        self._todo: list[tuple[Folder, Folder, bytes, int]] = []
+        self._todo: list[tuple[Folder, Folder, bytes, int, bool]] = []
 
     def run(self) -> Spelled:
         top = self.out.folder(self._lower if self._root.born >= 0 else None, b"", -1)
-        self._todo.append((self._root, self._lower, b"", top))
+        self._todo.append((self._root, self._lower, b"", top, False))
         while self._todo:
             self._compare(*self._todo.pop())
         self._relink()
         return self.out
 
-    def _compare(self, node: Folder, was: Folder, path: bytes, number: int) -> None:
+    def _compare(self, node: Folder, was: Folder, path: bytes, number: int, hidden: bool) -> None:
+        hidden = hidden or node.shut  # here, or by what it is in
         for part, child in node.names.items():
             there, old = join(path, part), shown(was, part)
             if isinstance(child, Folder) and isinstance(old, Folder):
                 row = old if old.born >= 0 else None
-                self._todo.append((child, old, there, self.out.folder(row, there, number, idle=child.born < 0)))
+                self._todo.append((child, old, there, self.out.folder(row, there, number, idle=child.born < 0), hidden))
             elif old is None:
                 if child is not GONE:
                     self.out.marker(join(path, PREFIX + part), number)
             elif not (isinstance(child, Leaf) and isinstance(old, Leaf) and is_same(child, old)):
                 self._restore(old, there, number)
-        if node.shut:
+        if hidden:
             for part in was.names.keys() - node.names.keys():
                 old = shown(was, part)
                 if old is not None:

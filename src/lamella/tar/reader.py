@@ -152,6 +152,16 @@ class LayerReader:
             self._table = EntryTable(self._scanner.builder.finish(), "archive")
         return self._table
 
+    def raw(self) -> Iterator[memoryview]:
+        """Iterate over the uncompressed tar itself, each chunk valid until the next is asked for; entries pass by unread.
+
+        ValueError when some were read before.
+        """
+        if self._started:
+            raise ValueError("entries were read already: ask for the tar first")
+        self._started = True
+        return self._blob
+
     def __iter__(self) -> Iterator[Entry]:
         return self if self._table is None else iter(self._table)
 

@@ -28,7 +28,7 @@ from lamella.tar.payload import Chunks
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["LayerInfo", "Payload", "TarOptions", "write_layer", "write_rows"]
+__all__ = ["LayerInfo", "Payload", "RowWriter", "TarOptions", "write_layer", "write_rows"]
 
 _BLOCK = 512
 _HEAD_NBYTES = 1 << 16  # of one entry's headers, more where they need it
@@ -101,7 +101,7 @@ def write_layer(
             progress=progress,
         )
     with BlobWriter(out, compression=compression, level=level) as blob:
-        writer = _RowWriter(table, rows, blob, options, progress)
+        writer = RowWriter(table, rows, blob, options, progress)
         if isinstance(payload, Chunks):
             writer.copy(lambda row: payload.chunks(table[row]))
         else:
@@ -128,7 +128,7 @@ def write_rows(
     """
     numbers = np.arange(len(table)) if rows is None else np.asarray(list(rows) if not hasattr(rows, "dtype") else rows)
     with BlobWriter(out, compression=compression, level=level) as blob:
-        writer = _RowWriter(table, np.ascontiguousarray(numbers, np.int64), blob, options, progress)
+        writer = RowWriter(table, np.ascontiguousarray(numbers, np.int64), blob, options, progress)
         with contextlib.nullcontext(root) if isinstance(root, int) else _directory(root) as fd:
             writer.pack(fd)
         return writer.info(blob)
@@ -148,7 +148,7 @@ def _directory(path: str | os.PathLike[str]) -> Iterator[int]:
         os.close(fd)
 
 
-class _RowWriter:
+class RowWriter:
     """One tar on its way into a blob."""
 
     def __init__(
