@@ -20,8 +20,7 @@ from lamella.layer.lowers import Branches
 from lamella.testing.listing import compare, listing
 from lamella.testing.trees import Dir, Script, Utime, build, folders, place
 from lamella.tree.scan import scan
-from tests.laws.ground import expected
-from tests.laws.test_l1_l2_apply_diff import hidden
+from tests.laws.ground import expected, hidden
 
 FIELDS = ("path", "type", "mode", "uid", "gid", "size", "mtime_ns", "rdev_major", "rdev_minor", "link_target", "xattrs")
 OPTIONS = ("redirect_dir=off", "redirect_dir=on", "metacopy=on,redirect_dir=on")

@@ -73,3 +73,9 @@ def same_time(a: int, b: int) -> bool:
     """Tell whether two times are equal, or may be, one of them cut to whole seconds."""
     (a_s, a_ns), (b_s, b_ns) = divmod(a, 10**9), divmod(b, 10**9)
     return a_s == b_s and (a_ns == b_ns or 0 in {a_ns, b_ns})
+
+
+def hidden(lower: dict[bytes, Found], upper: dict[bytes, Found]) -> bool:
+    """Tell whether the content of a file changed, and its time, to the nanosecond, says that it did not (item 55)."""
+    pairs = [(lower[path], new) for path, new in upper.items() if path in lower and new.mtime_ns % 1_000_000_000]
+    return any(a.sha256 != b.sha256 and (a.size, a.mtime_ns) == (b.size, b.mtime_ns) for a, b in pairs)

@@ -15,8 +15,7 @@ from lamella.testing import strategies
 from lamella.testing.listing import compare, listing
 from lamella.testing.tars import Member
 from lamella.testing.trees import Script
-from tests.laws.ground import apply, fresh, laid, without_links
-from tests.laws.test_l1_l2_apply_diff import hidden
+from tests.laws.ground import apply, fresh, hidden, laid, without_links
 from tests.reference import apply as reference
 
 pytestmark = pytest.mark.requires("root", "user_xattr", "devices")

@@ -86,7 +86,7 @@ def _ctr_import(folder: str, archive: str) -> Call:
 
 
 def _oci_squash(folder: str, archive: str, out: str) -> Call:
-    from oci_squash.cli import run  # type: ignore[import-untyped]  # noqa: PLC0415
+    from oci_squash.cli import run  # noqa: PLC0415
 
     _write_only_to(folder)
     sys.argv = ["oci-squash", "--output-path", out, "--tag", "squashed:latest", archive]
@@ -99,7 +99,7 @@ def _oci_squash(folder: str, archive: str, out: str) -> Call:
 
 
 def _docker_squash(folder: str, ref: str, out: str) -> Call:
-    from docker_squash.cli import CLI  # type: ignore[import-untyped]  # noqa: PLC0415
+    from docker_squash.cli import CLI  # noqa: PLC0415
 
     from lamella.bench.daemons import Dockerd  # noqa: PLC0415
     from lamella.bench.measure import pipe  # noqa: PLC0415
