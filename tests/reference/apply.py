@@ -77,6 +77,7 @@ class Tree:
     def __init__(self, root: Inode, layer: int = 0) -> None:
         self.root, self.layer = root, layer
         self.n_renewed = 0  # directories that a layer hides and, without an entry for them, makes again
+        self._hidden: set[tuple[int, bytes, int]] = set()  # of them so far: folder, name, layer
 
     def copy(self) -> Tree:
         """Copy the directories and names; files are shared."""
@@ -124,6 +125,7 @@ class Tree:
             deeper = self.enter(stack, part)
             if deeper is None:
                 made = Inode("dir")
+                self.n_renewed += (id(stack[-1]), part, self.layer) in self._hidden
                 stack[-1].names[part] = Name(made, self.layer)
                 deeper = [*stack, made]
             stack = deeper
@@ -179,6 +181,8 @@ class Tree:
         if name is None:
             return
         if not self.has_new(name):
+            if name.inode.kind == "dir":
+                self._hidden.add((id(folder), part, self.layer))
             del folder.names[part]
         elif name.inode.kind == "dir":
             if name.layer != self.layer:  # it is there for the sake of its children: an implied parent

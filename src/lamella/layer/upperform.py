@@ -1,0 +1,223 @@
+"""How the upper directory of a union says that a name is hidden and a directory shows nothing lower, step by step.
+
+Everything is made in a work directory and moved to where it is seen, so that no step shows what was hidden: the overlay
+form exchanges names with renameat2(2), the AUFS form has a marker beside the name until the name is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from lamella.layer.whiteout import OPAQUE, PREFIX
+from lamella.tree.root import Root, lstat
+
+__all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "UpperForm", "set_times"]
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_EXCHANGE, _WHITEOUT = 2, 4
+TEMPORARY = b"#"  # how names in a work directory begin, the kernel's too
+_DEFAULT_ACL = "system.posix_acl_default"
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def set_times(fd: int, status: os.stat_result, name: bytes = b".") -> None:
+    """Give ``name`` of the directory ``fd`` the times of ``status``."""
+    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+
+def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    if _LIBC.renameat2(old_fd, old, new_fd, new, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), old, None, new)
+
+
+class UpperForm(ABC):
+    """The upper directory ``root``, and ``work``, the descriptor of a directory of the same file system (the caller's)."""
+
+    def __init__(self, root: Root, work: int) -> None:
+        self.root, self.work = root, work
+        self._numbers = itertools.count()
+
+    def temporary(self) -> bytes:
+        """Return a name for the work directory that nobody has."""
+        return b"%s%x.%x" % (TEMPORARY, os.getpid(), next(self._numbers))
+
+    @contextlib.contextmanager
+    def staged(self, like: int) -> Iterator[int]:
+        """Lend a new directory in the work directory, in which what is made inherits as in the directory ``like``."""
+        name = self.temporary()
+        os.mkdir(name, 0o700, dir_fd=self.work)
+        try:
+            fd = os.open(name, _DIR, dir_fd=self.work)
+            try:
+                status = os.fstat(like)
+                if status.st_mode & stat.S_ISGID:
+                    os.fchown(fd, -1, status.st_gid)
+                    os.fchmod(fd, 0o2700)
+                with contextlib.suppress(OSError):  # without one, or on a file system without any
+                    os.setxattr(fd, _DEFAULT_ACL, os.getxattr(like, _DEFAULT_ACL))
+                yield fd
+            finally:
+                os.close(fd)
+        finally:
+            self.discard(name)
+
+    def discard(self, name: bytes) -> None:
+        """Remove what is at ``name`` of the work directory, if anything is."""
+        self.root.remove(self.work, name, name)
+
+    def take(self, fd: int, name: bytes) -> None:
+        """Remove directory ``name`` of ``fd``, where nothing lower shows, with the markers in it."""
+        spare = self.temporary()
+        os.rename(name, spare, src_dir_fd=fd, dst_dir_fd=self.work)
+        self.discard(spare)
+
+    @abstractmethod
+    def is_marked(self, fd: int, name: bytes) -> bool:
+        """Tell whether ``fd`` has a marker for ``name``, at which nothing is shown."""
+
+    @abstractmethod
+    def show(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Move an inode to ``name`` of ``fd``, where nothing or a whiteout is, or a file that goes."""
+
+    @abstractmethod
+    def leave(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Move an inode as show(), and put a whiteout where it was: in one step where that can be."""
+
+    @abstractmethod
+    def hide(self, fd: int, name: bytes) -> None:
+        """Put a whiteout at ``name`` of ``fd``, in the place of what is there: a directory goes with its markers."""
+
+    @abstractmethod
+    def make_opaque(self, fd: int) -> None:
+        """Make the directory ``fd`` opaque."""
+
+
+class OverlayForm(UpperForm):
+    """The form of overlayfs.rst; ``namespace`` is ``trusted`` or ``user``."""
+
+    def __init__(self, root: Root, work: int, namespace: str) -> None:
+        super().__init__(root, work)
+        self.namespace = namespace
+        self._devices = True
+
+    def is_marked(self, fd: int, name: bytes) -> bool:
+        """Tell whether a whiteout stands in the place of the name."""
+        return lstat(fd, name) is not None
+
+    def show(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Rename it; a directory and a whiteout change places."""
+        there, comes = lstat(fd, name), lstat(from_fd, from_name)
+        if there is None or comes is None or not stat.S_ISDIR(comes.st_mode) or stat.S_ISDIR(there.st_mode):
+            os.rename(from_name, name, src_dir_fd=from_fd, dst_dir_fd=fd)
+            return
+        _rename(from_fd, from_name, fd, name, _EXCHANGE)
+        os.unlink(from_name, dir_fd=from_fd)
+
+    def leave(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Let the kernel make the whiteout, or change places with the one that is there; else rename, then hide."""
+        there = lstat(fd, name)
+        is_whiteout = there is not None and stat.S_ISCHR(there.st_mode) and there.st_rdev == 0
+        try:
+            _rename(from_fd, from_name, fd, name, _EXCHANGE if is_whiteout else _WHITEOUT)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOTDIR):
+                raise
+            self.show(from_fd, from_name, fd, name)
+            self.hide(from_fd, from_name)
+
+    def hide(self, fd: int, name: bytes) -> None:
+        """Make the whiteout elsewhere and rename it; a directory and it change places."""
+        spare = self.temporary()
+        there = lstat(fd, name)
+        try:
+            self._whiteout(fd, spare)
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                _rename(self.work, spare, fd, name, _EXCHANGE)
+            else:
+                os.rename(spare, name, src_dir_fd=self.work, dst_dir_fd=fd)
+        finally:
+            self.discard(spare)
+
+    def _whiteout(self, fd: int, spare: bytes) -> None:
+        """Make a whiteout for directory ``fd``: a device, or a file where that is not allowed (tests/contract 25)."""
+        if self._devices:
+            try:
+                os.mknod(spare, stat.S_IFCHR, 0, dir_fd=self.work)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL):
+                    raise
+                self._devices = False
+            else:
+                return
+        file = os.open(spare, _NEW, 0o600, dir_fd=self.work)
+        try:
+            os.setxattr(file, f"{self.namespace}.overlay.whiteout", b"")
+        finally:
+            os.close(file)
+        os.setxattr(fd, f"{self.namespace}.overlay.opaque", b"x")
+
+    def make_opaque(self, fd: int) -> None:
+        """Set the attribute."""
+        os.setxattr(fd, f"{self.namespace}.overlay.opaque", b"y")
+
+    def redirect(self, fd: int) -> bytes:
+        """Return the redirect of directory ``fd``, empty for none."""
+        try:
+            return os.getxattr(fd, f"{self.namespace}.overlay.redirect")
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+            return b""
+
+    def set_redirect(self, fd: int, text: bytes) -> None:
+        """Say where what is lower in directory ``fd`` is."""
+        os.setxattr(fd, f"{self.namespace}.overlay.redirect", text)
+
+
+class AufsForm(UpperForm):
+    """The form of an AUFS branch: names of files (aufs design notes)."""
+
+    def is_marked(self, fd: int, name: bytes) -> bool:
+        """Tell whether a whiteout stands beside the name."""
+        return lstat(fd, PREFIX + name) is not None
+
+    def show(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Rename it, then remove the whiteout beside it."""
+        os.rename(from_name, name, src_dir_fd=from_fd, dst_dir_fd=fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(PREFIX + name, dir_fd=fd)
+
+    def leave(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Make the whiteout first: what stands beside it is shown."""
+        _marker(from_fd, PREFIX + from_name)
+        self.show(from_fd, from_name, fd, name)
+
+    def hide(self, fd: int, name: bytes) -> None:
+        """Make the whiteout beside what is then removed."""
+        _marker(fd, PREFIX + name)
+        there = lstat(fd, name)
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            self.take(fd, name)
+        elif there is not None:
+            os.unlink(name, dir_fd=fd)
+
+    def make_opaque(self, fd: int) -> None:
+        """Make the marker in it, and leave its times: it shows what it did."""
+        before = os.fstat(fd)
+        _marker(fd, OPAQUE)
+        set_times(fd, before)
+
+
+def _marker(fd: int, name: bytes) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(name, _NEW | os.O_NOFOLLOW, 0o444, dir_fd=fd))
+        os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
