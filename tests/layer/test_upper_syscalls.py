@@ -25,7 +25,8 @@ def cost(folder: Path, upper: Path, *lowers: Path) -> tuple[int, int]:
     log = folder / "log"
     argv = ["strace", "-f", "-c", "-o", log, sys.executable, "-B", "-c", CHILD, upper, *lowers]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTEST"))}
-    done = subprocess.run(argv, check=True, capture_output=True, env=env | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(argv, check=False, capture_output=True, env=env | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split() for line in log.read_text().splitlines()]
     calls = Counter({row[-1]: int(row[3]) for row in rows if len(row) >= 5 and row[3].isdigit() and row[-1] != "total"})
     return int(done.stdout), sum(count for name, count in calls.items() if name not in WAITING)
