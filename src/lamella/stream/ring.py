@@ -11,6 +11,7 @@ at the next call of everyone else.
 
 from __future__ import annotations
 
+import mmap
 import signal
 import threading
 from collections import deque
@@ -101,7 +102,7 @@ class Ring:
         with self._lock:
             buffer = self._pool.pop() if self._pool else None
         if buffer is None:
-            buffer = memoryview(bytearray(self._slot_nbytes))
+            buffer = _pages(self._slot_nbytes)
         return Item(buffer, self._slot_nbytes, buffer)
 
     def lend(self, data: memoryview, tag: str = "") -> Item:
@@ -209,6 +210,15 @@ class Ring:
     def failure(self) -> BaseException | None:
         """Return the reason that the ring was cancelled for, or None."""
         return self._reason
+
+
+def _pages(nbytes: int) -> memoryview:
+    """Return a buffer that begins a page.
+
+    The kernel's copy between a page of a file and memory that is 16 bytes off a line, where malloc puts large blocks, is
+    three times as slow.
+    """
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Worker(threading.Thread):
