@@ -224,6 +224,7 @@ def test_a_mount_point_is_written_inside_and_cleared(scratch):
 def in_it(root: Path, members: list) -> tuple[list[str], str]:
     """Apply to the working directory; for the sandbox, which has one of its own."""
     root.mkdir()
+    before = os.getcwd()
     os.chdir(root)
     inode = root.stat().st_ino
     try:
@@ -232,7 +233,7 @@ def in_it(root: Path, members: list) -> tuple[list[str], str]:
     except TarFormatError:
         said = "refused"
     finally:
-        os.chdir(root.parent)
+        os.chdir(before)  # not into what goes when the call is over
     assert root.stat().st_ino == inode
     return sorted(os.listdir(root)), said
 
