@@ -54,7 +54,7 @@ def apply(
         bytes_ = stack.enter_context(open_source(source))
         below = stack.enter_context(Parents(parents)) if parents else None
         here = stack.enter_context(ground(root))
-        if not here.fresh and (expected_diff_id or expected_digest) and bytes_.seekable:
+        if not here.empty and (expected_diff_id or expected_digest) and bytes_.seekable:
             verify(bytes_, limits, expected_digest, expected_diff_id)
         reader = stack.enter_context(
             BlobReader(bytes_, expected_digest=expected_digest, expected_diff_id=expected_diff_id, limits=limits)

@@ -64,7 +64,7 @@ class Job:
         try:
             run_placing(self._guarded, self._halt, progress and self._report(progress))
         except BaseException as error:
-            if not self._here.fresh:
+            if not self._here.empty:
                 error.partial = self._result()  # type: ignore[attr-defined]
             raise
         return self._result()
@@ -104,8 +104,6 @@ class Job:
             self._dialect.whiteouts, self._dialect.opaques,
             (*self._decider.warnings, *warnings(self._placement)),
         )  # fmt: skip
-
-
 
 
 def _dialect_of(placement: Placement, options: Options, parents: Parents | None) -> Dialect:

@@ -118,7 +118,7 @@ def _bottom_up(
     with contextlib.closing(_each(layers, options)) as readers:
         for layer, reader in zip(layers, readers, strict=True):
             results.append(Job(reader, here, parents, options, layer.size).run(progress))
-            here = replace(here, fresh=False, empty=False, mtime_ns=os.fstat(here.root.fd).st_mtime_ns)
+            here = replace(here, fresh=False, mtime_ns=os.fstat(here.root.fd).st_mtime_ns)
     return results
 
 
