@@ -14,6 +14,7 @@ import pytest
 
 from lamella._kernels import confine
 from lamella.testing.trees import Dir, Fifo, File, Symlink, build
+from lamella.tree.scan import directory
 from tests.kernels.packing import open_fds
 from tests.kernels.placing import own_thread
 
@@ -210,3 +211,17 @@ def test_syncing_a_file_system(root):
     with pytest.raises(OSError, match=".") as caught:
         confine.sync_fs(1 << 20)
     assert caught.value.errno == errno.EBADF
+
+
+EXCHANGE, NOREPLACE = 2, 1
+
+
+def test_two_names_change_places(scratch):
+    build(scratch / "r", Dir("a"), Dir("b"), File("a/x", b"1"), Dir("b/y"))
+    with directory(scratch / "r/a") as a, directory(scratch / "r/b") as b:
+        confine.rename(a, b"x", b, b"y", EXCHANGE)
+        assert (scratch / "r/b/y").read_bytes() == b"1"
+        assert (scratch / "r/a/x").is_dir()
+        with pytest.raises(FileExistsError) as caught:
+            confine.rename(a, b"x", b, b"y", NOREPLACE)
+        assert (caught.value.filename, caught.value.filename2) == (b"x", b"y")

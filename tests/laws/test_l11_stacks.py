@@ -12,9 +12,7 @@ from hypothesis import event, given, settings
 import lamella
 from lamella.layer import stack
 from lamella.layer.options import Options
-from lamella.layer.policy import policy_of
 from lamella.layer.stack import StackLayer, apply_stack
-from lamella.model import Limits
 from lamella.testing.listing import compare
 from lamella.testing.stacks import stacks
 from lamella.testing.tars import Member, layer_tar
@@ -24,11 +22,7 @@ ROOT_NS = 1_700_000_000_000_000_007
 
 
 def options(**changed: Any) -> Options:
-    chosen = {
-        "dialect": "plain", "parents": (), "policy": policy_of("spec"), "limits": Limits(), "idmap": None, "xattrs": "all",
-        "rootless": not AS_ROOT, "keep_dirlinks": False, "holes": False, "sync": "none", "workers": None,
-    }  # fmt: skip
-    return Options(**(chosen | changed))
+    return Options(**({"rootless": not AS_ROOT} | changed))
 
 
 def unpacked(root: Path, layers: list[list[Member]], roads: list[str], **changed: Any) -> Any:

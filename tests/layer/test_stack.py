@@ -21,7 +21,7 @@ from lamella.layer import stack
 from lamella.layer.options import Options
 from lamella.layer.policy import policy_of
 from lamella.layer.stack import StackLayer, apply_stack
-from lamella.model import IdMap, Limits
+from lamella.model import IdMap
 from lamella.testing.listing import compare, listing
 from lamella.testing.tars import Member, directory, file, hardlink, layer_tar, opaque, symlink, whiteout
 
@@ -30,11 +30,7 @@ Layer = list[Member]
 
 
 def options(**changed: Any) -> Options:
-    chosen = {
-        "dialect": "plain", "parents": (), "policy": policy_of("spec"), "limits": Limits(), "idmap": None, "xattrs": "all",
-        "rootless": not AS_ROOT, "keep_dirlinks": False, "holes": False, "sync": "none", "workers": None,
-    }  # fmt: skip
-    return Options(**(chosen | changed))
+    return Options(**({"rootless": not AS_ROOT} | changed))
 
 
 def blob(layer: Layer | bytes) -> StackLayer:

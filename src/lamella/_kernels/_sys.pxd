@@ -39,6 +39,9 @@ cdef extern from *:
         if (r < 0 && errno == ENOSYS) r = fchmodat(fd, name, mode, 0);
         return (int)r;
     }
+    static inline int lam_renameat2(int ofd, const char *old, int nfd, const char *name, unsigned flags) {
+        return (int)syscall(SYS_renameat2, ofd, old, nfd, name, flags);
+    }
     static inline int lam_open_by_parts(int fd, const char *path, uint64_t flags) {
         /* what lam_open_beneath does where the kernel has no openat2: one openat a component */
         char part[256];
@@ -104,6 +107,7 @@ cdef extern from *:
     # without empty or ``..`` components.
     int lam_open_beneath(int fd, const char* path, uint64_t flags) noexcept nogil
     int lam_open_by_parts(int fd, const char* path, uint64_t flags) noexcept nogil
+    int lam_renameat2(int ofd, const char* old, int nfd, const char* name, unsigned int flags) noexcept nogil
     int lam_fchmodat(int fd, const char* name, unsigned int mode) noexcept nogil
     int lam_setxattrat(int fd, const char* name, const char* key, const void* value, size_t n) noexcept nogil
     int lam_utimens(int fd, const char* name, int64_t a_s, uint32_t a_ns, int64_t m_s, uint32_t m_ns) noexcept nogil

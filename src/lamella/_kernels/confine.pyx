@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 from lamella._kernels._sys cimport (CLONE_FS, errno, lam_fchmodat, lam_open_beneath,
-                                    lam_open_by_parts, syncfs, umask, unshare)
+                                    lam_open_by_parts, lam_renameat2, syncfs, umask, unshare)
 
 
 def open_beneath(int fd, bytes path not None, uint64_t flags, bint by_parts=False):
@@ -26,6 +26,18 @@ def chmod(int fd, bytes name not None, unsigned int mode):
         e = errno
     if got < 0:
         raise OSError(e, strerror(e).decode(), name)
+
+
+def rename(int old_fd, bytes old not None, int new_fd, bytes new not None, unsigned int flags):
+    """Rename ``old`` in one directory to ``new`` in another, as renameat2(2) with ``flags``; no symlink is followed."""
+    cdef const char* from_name = old
+    cdef const char* to_name = new
+    cdef int got, e
+    with nogil:
+        got = lam_renameat2(old_fd, from_name, new_fd, to_name, flags)
+        e = errno
+    if got < 0:
+        raise OSError(e, strerror(e).decode(), old, None, new)
 
 
 def private_umask():

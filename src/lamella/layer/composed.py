@@ -175,10 +175,7 @@ def composed(spelled: Spelled, layers: Sequence[AnyLayer], paths: dict[int, list
     row = np.array(spelled.row, np.int64)[order]
     used = np.unique(origin[origin >= 0]).tolist()
     gather = _Gather([layers[i].table for i in used])
-    begins = np.zeros(len(layers) + 2, np.int64)
-    begins[used] = gather.begins
-    begins[MARKER], begins[MADE] = gather.n_rows, gather.n_rows + 1  # the last two items
-    numbers = begins[origin] + np.where(origin >= 0, row, 0)
+    numbers = gather.numbers(used, origin, row)
     paths = paths | {i: list(layers[i].table.paths) for i in used if i not in paths}
     renamed: list[tuple[int, bytes, bytes | None]] = []
     links, names = spelled.links, spelled.path
@@ -200,10 +197,7 @@ def rows_of(layers: Sequence[AnyLayer], origins: Sequence[tuple[int, int]]) -> E
     pairs = np.array(origins, np.int64).reshape(-1, 2)
     used = np.unique(pairs[pairs[:, 0] >= 0, 0]).tolist()
     gather = _Gather([layers[i].table for i in used])
-    begins = np.zeros(len(layers) + 2, np.int64)
-    begins[used] = gather.begins
-    begins[MARKER], begins[MADE] = gather.n_rows, gather.n_rows + 1  # the last two items
-    return gather.numbered(begins[pairs[:, 0]] + np.where(pairs[:, 0] >= 0, pairs[:, 1], 0))
+    return gather.numbered(gather.numbers(used, pairs[:, 0], pairs[:, 1]))
 
 
 class _Gather:
@@ -214,6 +208,13 @@ class _Gather:
         lengths = np.array([len(t) for t in tables], np.int64)
         self.begins = np.cumsum(lengths) - lengths
         self.n_rows = int(lengths.sum())
+
+    def numbers(self, used: list[int], origin: NDArray[Any], row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows' numbers here; ``used`` are the layers of the tables, ``origin`` may be MARKER or MADE."""
+        begins = np.zeros(max(used, default=-1) + 3, np.int64)
+        begins[used] = self.begins
+        begins[MARKER], begins[MADE] = self.n_rows, self.n_rows + 1  # the last two items
+        return np.asarray(begins[origin] + np.where(origin >= 0, row, 0), np.int64)
 
     def table(self, numbers: NDArray[np.int64], renamed: list[tuple[int, bytes, bytes | None]]) -> EntryTable:
         """Return the rows ``numbers``; ``renamed``: (row, path, target of a hard link or None)."""

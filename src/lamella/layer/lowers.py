@@ -8,7 +8,6 @@ file below. The cost is that of the paths, times the branches until they are fou
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -27,7 +26,7 @@ from lamella.layer.pathtable import path_table
 from lamella.layer.search import Place, Search, Shown, below, rename
 from lamella.layer.whiteout import PREFIX
 from lamella.table import EntryTable
-from lamella.tree.root import Root, join, split
+from lamella.tree.root import join, open_roots, split
 from lamella.tree.scan import Scan, Xattrs, scan_fd
 
 __all__ = ["Branches", "Shown"]
@@ -49,16 +48,10 @@ class Branches:
         if xattrs not in ("all", "all+selinux", "none"):
             raise ValueError(f"xattrs is 'all', 'all+selinux' or 'none', not {xattrs!r}")
         self.directories, self.dialect, self.xattrs = [os.fspath(d) for d in directories], dialect, xattrs
-        self.roots: list[Root] = []
         self._own_cwd = not walk.has_xattrat()
         self.options = (_XATTR_CWD if self._own_cwd else _XATTR_AT) | (_KEEP_SELINUX if xattrs == "all+selinux" else 0)
         self.options |= kernel.OPTION_AUFS if dialect == "aufs" else _DROP_KEPT
-        with contextlib.ExitStack() as stack:
-            for directory in directories:
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                self.roots.append(Root(fd))
-            self._stack = stack.pop_all()
+        self.roots, self._stack = open_roots(directories)
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lamella._kernels import place
 from lamella.layer.policy import Policy
@@ -18,17 +18,17 @@ __all__ = ["Options", "kernel_options"]
 class Options:
     """The options that :func:`lamella.apply` describes. ValueError for a value that none of them has."""
 
-    dialect: str
-    parents: Sequence[str | os.PathLike[str]]
-    policy: Policy
-    limits: Limits
-    idmap: IdMap | None
-    xattrs: str
-    rootless: bool
-    keep_dirlinks: bool
-    holes: bool
-    sync: str
-    workers: int | None
+    dialect: str = "plain"
+    parents: Sequence[str | os.PathLike[str]] = ()
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = Limits()
+    idmap: IdMap | None = None
+    xattrs: str = "all"
+    rootless: bool = False
+    keep_dirlinks: bool = False
+    holes: bool = False
+    sync: str = "none"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

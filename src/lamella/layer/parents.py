@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from lamella.tree.root import Root, join, lstat, split
+from lamella.tree.root import Root, join, lstat, open_roots, split
 
 __all__ = ["Found", "Parents"]
 
@@ -51,15 +50,8 @@ class Parents:
     """A merged look at ``directories``; whiteouts in overlay and AUFS spelling hide what is below them."""
 
     def __init__(self, directories: Sequence[str | os.PathLike[str]]) -> None:
-        self._stack = contextlib.ExitStack()
         self.hides: Callable[[bytes], bool] = _nothing  # what the layer says of a path so far
-        self.roots: list[Root] = []
-        with contextlib.ExitStack() as stack:
-            for directory in directories:
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                self.roots.append(Root(fd))
-            self._stack = stack.pop_all()
+        self.roots, self._stack = open_roots(directories)
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,8 @@ __all__ = ["Ground", "ground"]
 class Ground:
     """The directory that an apply writes to.
 
-    ``empty``: nothing was in it, so a failure leaves nothing. ``fresh``: nor has it a default ACL or a set-group-id bit, so nothing in it need be asked.
+    ``empty``: nothing was in it, so a failure leaves nothing. ``fresh``: nor has it a default ACL or a set-group-id bit,
+    so nothing in it need be asked.
     """
 
     root: Root

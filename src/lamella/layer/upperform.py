@@ -7,7 +7,6 @@ form exchanges names with renameat2(2), the AUFS form has a marker beside the na
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import itertools
 import os
@@ -15,6 +14,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from lamella._kernels import confine
 from lamella.layer.whiteout import OPAQUE, PREFIX
 from lamella.tree.root import Root, lstat
 
@@ -25,18 +25,11 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _EXCHANGE, _WHITEOUT = 2, 4
 TEMPORARY = b"#"  # how names in a work directory begin, the kernel's too
 _DEFAULT_ACL = "system.posix_acl_default"
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def set_times(fd: int, status: os.stat_result, name: bytes = b".") -> None:
     """Give ``name`` of the directory ``fd`` the times of ``status``."""
     os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
-
-
-def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
-    if _LIBC.renameat2(old_fd, old, new_fd, new, flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), old, None, new)
 
 
 class UpperForm(ABC):
@@ -62,8 +55,7 @@ class UpperForm(ABC):
                 if status.st_mode & stat.S_ISGID:
                     os.fchown(fd, -1, status.st_gid)
                     os.fchmod(fd, 0o2700)
-                with contextlib.suppress(OSError):  # without one, or on a file system without any
-                    os.setxattr(fd, _DEFAULT_ACL, os.getxattr(like, _DEFAULT_ACL))
+                _copy_default_acl(like, fd)
                 yield fd
             finally:
                 os.close(fd)
@@ -119,7 +111,7 @@ class OverlayForm(UpperForm):
         if there is None or comes is None or not stat.S_ISDIR(comes.st_mode) or stat.S_ISDIR(there.st_mode):
             os.rename(from_name, name, src_dir_fd=from_fd, dst_dir_fd=fd)
             return
-        _rename(from_fd, from_name, fd, name, _EXCHANGE)
+        confine.rename(from_fd, from_name, fd, name, _EXCHANGE)
         os.unlink(from_name, dir_fd=from_fd)
 
     def leave(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
@@ -127,7 +119,7 @@ class OverlayForm(UpperForm):
         there = lstat(fd, name)
         is_whiteout = there is not None and stat.S_ISCHR(there.st_mode) and there.st_rdev == 0
         try:
-            _rename(from_fd, from_name, fd, name, _EXCHANGE if is_whiteout else _WHITEOUT)
+            confine.rename(from_fd, from_name, fd, name, _EXCHANGE if is_whiteout else _WHITEOUT)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOTDIR):
                 raise
@@ -141,7 +133,7 @@ class OverlayForm(UpperForm):
         try:
             self._whiteout(fd, spare)
             if there is not None and stat.S_ISDIR(there.st_mode):
-                _rename(self.work, spare, fd, name, _EXCHANGE)
+                confine.rename(self.work, spare, fd, name, _EXCHANGE)
             else:
                 os.rename(spare, name, src_dir_fd=self.work, dst_dir_fd=fd)
         finally:
@@ -215,6 +207,14 @@ class AufsForm(UpperForm):
         before = os.fstat(fd)
         _marker(fd, OPAQUE)
         set_times(fd, before)
+
+
+def _copy_default_acl(like: int, fd: int) -> None:
+    try:
+        os.setxattr(fd, _DEFAULT_ACL, os.getxattr(like, _DEFAULT_ACL))
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
 
 
 def _marker(fd: int, name: bytes) -> None:

@@ -9,11 +9,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "split"]
+__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "open_roots", "split"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
@@ -58,6 +58,17 @@ def clear_acls(directory: int | str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.ENOTSUP):
                 raise
+
+
+def open_roots(directories: Iterable[str | os.PathLike[str]]) -> tuple[list[Root], contextlib.ExitStack]:
+    """Open each of ``directories``; the stack that is returned closes them all. OSError, with none left open."""
+    roots = []
+    with contextlib.ExitStack() as stack:
+        for directory in directories:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            roots.append(Root(fd))
+        return roots, stack.pop_all()
 
 
 class Root:
