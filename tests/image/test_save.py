@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import tarfile
+from functools import partial
 
 import pytest
 import zstandard
@@ -23,7 +24,7 @@ from tests.image.test_layout import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST
 BIG = tar_of({"big": bytes(range(256)) * 12_000})  # three blocks of the encoders
 FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 SUFFIXES = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
-COMPRESS = {"none": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}
+COMPRESS = {"none": bytes, "gzip": partial(gzip.compress, mtime=0), "zstd": zstandard.compress}
 
 
 def layout(path, compression, *tars, **more):
