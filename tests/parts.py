@@ -1,6 +1,6 @@
 """What a test may need of the machine, each part probed once, by doing the thing.
 
-A part is a name: ``root``, ``loop``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, or else a program on PATH.
+A part is a name: ``root``, ``loop``, ``btrfs``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, or else a program on PATH.
 Use it as a mark, ``@pytest.mark.requires("umoci", "root")``, or inside a test or fixture, ``requires("loop")``.
 """
 
@@ -20,6 +20,11 @@ import pytest
 
 REQUIRE_ALL = os.environ.get("LAMELLA_REQUIRE_ALL") == "1"
 TMPFS = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+MKFS = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+BTRFS_NBYTES = 128 << 20  # it takes no less
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -79,6 +84,13 @@ def _loop() -> str | None:
         return mount_ext4(folder / "disk", folder / "mnt", 8 << 20, undo)
 
 
+def _btrfs() -> str | None:
+    if (reason := _root()) is not None:
+        return reason
+    with probe_folder() as folder, contextlib.ExitStack() as undo:
+        return mount_disk("btrfs", folder / "disk", folder / "mnt", BTRFS_NBYTES, undo)
+
+
 def _overlay() -> str | None:
     if (reason := _root()) is not None:
         return reason
@@ -109,6 +121,7 @@ def _devices() -> str | None:
 PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "loop": _loop,
+    "btrfs": _btrfs,
     "overlay": _overlay,
     "userns": _userns,
     "user_xattr": _user_xattr,
@@ -117,7 +130,12 @@ PROBES: dict[str, Callable[[], str | None]] = {
 
 
 def mount_ext4(disk: Path, where: Path, nbytes: int, undo: contextlib.ExitStack) -> str | None:
-    """Make a fresh ext4 of ``nbytes`` in the file ``disk`` and mount it on ``where``; ``undo`` takes all of it back.
+    """Do mount_disk() of an ext4."""
+    return mount_disk("ext4", disk, where, nbytes, undo)
+
+
+def mount_disk(kind: str, disk: Path, where: Path, nbytes: int, undo: contextlib.ExitStack) -> str | None:
+    """Make a fresh file system of ``nbytes`` in the file ``disk`` and mount it on ``where``; ``undo`` takes it all back.
 
     Returns the complaint of the program that failed, or None.
     """
@@ -126,7 +144,7 @@ def mount_ext4(disk: Path, where: Path, nbytes: int, undo: contextlib.ExitStack)
         os.posix_fallocate(file.fileno(), 0, nbytes)
     where.mkdir()
     undo.callback(where.rmdir)
-    reason = run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(disk))
+    reason = run(*MKFS[kind], str(disk))
     if reason is None:
         undo.callback(release, disk, where)
         reason = run("mount", "-o", "loop", str(disk), str(where))

@@ -102,12 +102,11 @@ cdef inline int _below(int root, Below* dir, const Rows* r, Py_ssize_t row, cons
         dir.fd, dir.n, dir.row = fd + 1, <int32_t>n, row
     return fd
 
-cdef inline int open_row(int root, Below* dir, const Rows* r, Py_ssize_t row) noexcept nogil:
-    """Open the file of ``row`` (caller: 0 <= row < cap) for reading: a descriptor, or -errno; EXDEV for ``..``."""
-    cdef char name[COMPONENT_CAP]
+cdef inline int row_dir(int root, Below* dir, const Rows* r, Py_ssize_t row, char* name) noexcept nogil:
+    """Return the descriptor of the directory that ``row`` (caller: 0 <= row < cap) is in, which ``dir`` or the caller has,
+    and write its last component to ``name`` (COMPONENT_CAP bytes); or -errno, EXDEV for the root and ``..``."""
     cdef const uint8_t* path
     cdef Py_ssize_t n, at
-    cdef int fd, how = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
     if row_path(r, row, &path, &n) < 0:
         return -EINVAL
     at = n
@@ -119,10 +118,15 @@ cdef inline int open_row(int root, Below* dir, const Rows* r, Py_ssize_t row) no
     name[n - at] = 0
     if not _is_plain(name, n - at):
         return -EXDEV
-    fd = _below(root, dir, r, row, path, at - 1 if at else 0)
-    if fd < 0:
-        return fd
-    root = fd
+    return _below(root, dir, r, row, path, at - 1 if at else 0)
+
+cdef inline int open_row(int root, Below* dir, const Rows* r, Py_ssize_t row) noexcept nogil:
+    """Open the file of ``row`` (caller: 0 <= row < cap) for reading: a descriptor, or -errno; EXDEV for ``..``."""
+    cdef char name[COMPONENT_CAP]
+    cdef int fd, how = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
+    root = row_dir(root, dir, r, row, name)
+    if root < 0:
+        return root
     while True:
         fd = lam_open_file(root, name, how if dir.flags & BELOW_ATIME else how | O_NOATIME)
         if fd != -EPERM or dir.flags & BELOW_ATIME:

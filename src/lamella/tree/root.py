@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "open_roots", "split"]
+__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "open_roots", "split", "sync_tree"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
@@ -48,6 +48,15 @@ def lstat(dir_fd: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def sync_tree(path: str | os.PathLike[str]) -> None:
+    """Have the file system of the directory ``path`` write all it holds to disk (syncfs)."""
+    fd = os.open(path, _DIR | os.O_CLOEXEC)
+    try:
+        confine.sync_fs(fd)
+    finally:
+        os.close(fd)
 
 
 def clear_acls(directory: int | str) -> None:
