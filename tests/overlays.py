@@ -18,7 +18,7 @@ from typing import Any
 import lamella
 from lamella.layer.lowers import Branches
 from lamella.testing.listing import compare, listing
-from lamella.testing.trees import Dir, Script, Utime, build, folders, place
+from lamella.testing.trees import Script, build
 from lamella.tree.scan import scan
 from tests.laws.ground import expected, hidden
 
@@ -61,16 +61,13 @@ def overlay(where: Path, lowers: Sequence[Path], upper: Path | None, options: st
 
 def perform(script: Script, root: Path) -> None:
     """Run a script as far as the mount allows: it refuses to move a lower directory without redirect_dir."""
-    times: dict[bytes, int] = {}
-    for edit in script.edits:
-        with contextlib.suppress(OSError):
+    failed = set()
+    for number, edit in enumerate(script.edits):
+        try:
             edit.apply(root)
-        times.update({folder: script.dir_mtime_ns for folder in folders(edit) if folder not in times})
-        if isinstance(edit, Dir | Utime):
-            times[os.fsencode(edit.path)] = edit.mtime_ns
-    for where, time in ((place(root, path), time) for path, time in times.items()):
-        if os.path.isdir(where) and not os.path.islink(where):
-            os.utime(where, ns=(time, time))
+        except OSError:
+            failed.add(number)
+    script.settle(root, failed)
 
 
 def facts(found: Any) -> list[tuple[str, bytes, int]]:

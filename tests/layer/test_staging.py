@@ -89,6 +89,17 @@ def test_an_empty_root_keeps_its_own_metadata(beside, mode):
     assert (after.st_uid, after.st_gid) == ((7, 8) if AS_ROOT else (os.geteuid(), os.getegid()))
 
 
+@pytest.mark.requires("user_xattr")
+def test_an_empty_root_keeps_its_attributes(beside):
+    root = beside / "r"
+    root.mkdir()
+    os.setxattr(root, "user.k", b"v")
+    with ground(root) as here:
+        assert not here.fresh  # an entry for the root has them all
+        fill(here.root.fd)
+    assert listing(root)[b""].xattrs == ((b"user.k", b"v"),)
+
+
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_what_was_there(beside, empty, error):

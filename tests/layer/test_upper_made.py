@@ -106,6 +106,16 @@ def test_027_attributes_of_a_nested_overlay_are_compared(lower, upper):
     assert [(c.path, c.why) for c in lamella.changes_from_upper(upper, [lower])] == [(b"e", Why.XATTR)]
 
 
+def test_049_a_file_that_has_all_its_names_is_not_parted_from_those_that_went(lower, upper):
+    build(lower, Dir("many"), File("many/a", b"m"), Hardlink("b", "many/a"))
+    whiteout(upper / "many")
+    build(upper, File("b", b"m"))
+    assert [(c.kind, c.path) for c in lamella.changes_from_upper(upper, [lower])] == [(MODIFY, b"b"), (DELETE, b"many")]
+    own(upper / "b", nlink=b"U-1")  # as the kernel counts with index=on
+    assert found(upper, lower) == [(DELETE, b"many")]
+    assert found(upper, lower, dialect="overlay:trusted") == [(MODIFY, b"b"), (DELETE, b"many")]
+
+
 def test_one_namespace_is_what_the_other_is_not(lower, upper):
     build(upper, Dir("d"))
     own(upper / "d", opaque=b"y")

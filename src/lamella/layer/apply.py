@@ -40,7 +40,7 @@ def apply(
     workers: int | None = None,
     progress: Report | None = None,
 ) -> ApplyResult:
-    """Apply the layer ``source`` (path, binary file object or buffer) to the directory ``root``.
+    """Apply the layer ``source`` (path, binary file object, buffer, or a BlobReader that is open) to the directory ``root``.
 
     An absent or empty root appears whole or not at all. Into a living tree every exception carries ``.partial``,
     and with a seekable source ``expected_*`` are checked before the first change. Errors: FormatError and its kin for
@@ -51,6 +51,9 @@ def apply(
     chosen = policy_of(policy)
     options = Options(dialect, parents, chosen, limits, idmap, xattrs, rootless, keep_dirlinks, holes, sync, workers)
     with contextlib.ExitStack() as stack:
+        if isinstance(source, BlobReader):  # which has limits and digests of its own
+            below = stack.enter_context(Parents(parents)) if parents else None
+            return Job(source, stack.enter_context(ground(root)), below, options, None).run(progress)
         bytes_ = stack.enter_context(open_source(source))
         below = stack.enter_context(Parents(parents)) if parents else None
         here = stack.enter_context(ground(root))

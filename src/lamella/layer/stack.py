@@ -31,7 +31,7 @@ from lamella.model import Progress
 from lamella.stream.blob import BlobReader
 from lamella.stream.source import open_source
 
-__all__ = ["StackLayer", "apply_stack"]
+__all__ = ["StackLayer", "apply_stack", "readers"]
 
 _RING_NBYTES = 16 << 20  # two layers are decoded at a time
 _FORESEEN = {place.PARENT, place.DEVICE, place.LINK, place.OWNER}
@@ -90,8 +90,8 @@ def _reading(layer: StackLayer, options: Options) -> Iterator[BlobReader]:
         yield reader
 
 
-def _each(layers: Sequence[StackLayer], options: Options) -> Generator[BlobReader, None, None]:
-    """Give a reader of each of ``layers``, the next one reading ahead while one is used."""
+def readers(layers: Sequence[StackLayer], options: Options) -> Generator[BlobReader, None, None]:
+    """Give an open reader of each of ``layers``, the next one reading ahead while one is used. Close the generator."""
     todo = iter(layers)
     with contextlib.ExitStack() as ahead:
         reader = _started(ahead, todo, options)
@@ -115,8 +115,8 @@ def _bottom_up(
     layers: Sequence[StackLayer], here: Ground, parents: Parents | None, options: Options, progress: Report | None
 ) -> list[ApplyResult]:
     results = []
-    with contextlib.closing(_each(layers, options)) as readers:
-        for layer, reader in zip(layers, readers, strict=True):
+    with contextlib.closing(readers(layers, options)) as each:
+        for layer, reader in zip(layers, each, strict=True):
             results.append(Job(reader, here, parents, options, layer.size).run(progress))
             here = replace(here, fresh=False, mtime_ns=os.fstat(here.root.fd).st_mtime_ns)
     return results
@@ -173,8 +173,8 @@ class _TopDown:
     def _place(self) -> None:
         placement = self._placement
         placement.imply(b"", self._here.mtime_ns)
-        with contextlib.closing(_each(self._layers[::-1], self._options)) as readers:
-            for level, reader in zip(reversed(range(len(self._layers))), readers, strict=True):
+        with contextlib.closing(readers(self._layers[::-1], self._options)) as each:
+            for level, reader in zip(reversed(range(len(self._layers))), each, strict=True):
                 self._place_layer(level, reader)
         placement.judge = None
         for level, rows in itertools.groupby(self._claims.restore, key=lambda found: found[0]):

@@ -21,8 +21,8 @@ __all__ = ["Ground", "ground"]
 class Ground:
     """The directory that an apply writes to.
 
-    ``empty``: nothing was in it, so a failure leaves nothing. ``fresh``: nor has it a default ACL or a set-group-id bit,
-    so nothing in it need be asked.
+    ``empty``: nothing was in it, so a failure leaves nothing. ``fresh``: nor has it extended attributes, a default ACL
+    among them, or a set-group-id bit, so nothing in it need be asked.
     """
 
     root: Root
@@ -77,13 +77,26 @@ def _staged(target: str, status: os.stat_result | None) -> Iterator[Ground]:
         os.chmod(stage, 0o755 if status is None else stat.S_IMODE(status.st_mode))
         if status is not None and os.geteuid() == 0:
             os.chown(stage, status.st_uid, status.st_gid)
+        kept = {} if status is None else _xattrs(target)
+        for name, value in kept.items():
+            os.setxattr(stage, name, value)
         with directory(stage) as fd:
-            fresh = not os.fstat(fd).st_mode & stat.S_ISGID
+            fresh = not kept and not os.fstat(fd).st_mode & stat.S_ISGID
             yield Ground(Root(fd), fresh, True, 0 if status is None else status.st_mtime_ns)
         os.rename(stage, target)
     except BaseException:
         _remove(stage)
         raise
+
+
+def _xattrs(folder: str) -> dict[str, bytes]:
+    try:
+        names = [name for name in os.listxattr(folder) if name != "security.selinux"]
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+    return {name: os.getxattr(folder, name) for name in names}
 
 
 def _remove(stage: str) -> None:

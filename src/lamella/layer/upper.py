@@ -7,6 +7,7 @@ are then deleted, and a renamed directory, whose content is new where it is now.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,17 +22,21 @@ from lamella.layer.changeset import MODIFY, Changeset, Rows
 from lamella.layer.comparing import NESTED, SAME, compared, inodes, merged, open_rows, settled, with_links, with_rows
 from lamella.layer.content import content_of, same_content
 from lamella.layer.lowers import Branches, Shown
+from lamella.layer.merged import through
 from lamella.layer.own import BranchDialect
 from lamella.layer.pathtable import concatenated, named, path_table
 from lamella.model import IdMap, Progress, Why
 from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
+from lamella.tree.root import split
 from lamella.tree.scan import Xattrs
 
 __all__ = ["changes_from_upper", "diff_from_upper"]
 
 Path = str | os.PathLike[str]
 _DIR = ord("5")
+# of what is not in the upper directory itself, and of what has no such attribute
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENODATA, errno.ENOTSUP, errno.EPERM)
 
 
 def changes_from_upper(
@@ -47,7 +52,7 @@ def changes_from_upper(
     overlay count, and are kept (tests/contract 27). Of a file with several names of which some were not touched, the
     names that were are reported for their LINKS, though it may be the others that a look at all would name; and in a
     renamed directory such a file is one of its own (49), with a warning. Nobody can see in an upper directory what a
-    mount with ``index=on`` did to names that it has not.
+    mount with ``index=on`` did to names that it has not; where the kernel counted that it has all, they are all.
 
     ConflictError for a renamed directory without parents; UnsafePathError for a redirect that leads nowhere; OSError.
     """
@@ -61,7 +66,7 @@ def changes_from_upper(
         rows = _decided(branches, view, rows, below, numbers, shown)
         rows = with_links(rows, below, above, match)
         if len(numbers):
-            rows = _parted(rows, below, match, shown.nlink[numbers])
+            rows = _parted(branches, view, rows, below, match, shown.nlink[numbers])
     return Changeset(
         below, above, rows, match, root=upper, holes=view.holes, warnings=view.warnings, nested=True,
         source=partial(content_of, places, dialect, _borrowed(view)) if view.borrowed.any() else None,
@@ -141,7 +146,9 @@ def _decided(  # noqa: PLR0917 - both sides
     return settled(rows, open_, same)
 
 
-def _parted(rows: Rows, below: EntryTable, match: NDArray[np.int32], nlink: NDArray[np.uint32]) -> Rows:
+def _parted(  # noqa: PLR0917 - both sides
+    branches: Branches, view: BranchView, rows: Rows, below: EntryTable, match: NDArray[np.int32], nlink: NDArray[np.uint32]
+) -> Rows:
     """Say LINKS of files that were copied away from names of theirs that stay below, changed (49) or not."""
     at = np.flatnonzero(match >= 0)
     at = at[(nlink[match[at]] > 1) & (below.type[match[at]] != _DIR)]
@@ -152,6 +159,25 @@ def _parted(rows: Rows, below: EntryTable, match: NDArray[np.int32], nlink: NDAr
     low = match[at]
     known = np.where(groups[low] >= 0, counts[groups[low]], 1)
     parted = at[known < nlink[low]]
+    if branches.dialect != "aufs":
+        parted = parted[np.array([not _has_all_names(branches, view.table.path(row)) for row in parted.tolist()], bool)]
     changed = rows.upper[rows.kind == MODIFY]
     rows.why[np.isin(rows.upper, parted) & (rows.kind == MODIFY)] |= Why.LINKS.value
     return with_rows(rows, parted[~np.isin(parted, changed)].astype(np.int32), match)
+
+
+def _has_all_names(branches: Branches, path: bytes) -> bool:
+    """Tell whether a file that a mount with ``index=on`` copied up has all its names in the upper directory.
+
+    The kernel counts them in overlay.nlink: those of the inode, less the index, which is one more.
+    """
+    parent, name = split(path)
+    for namespace in ("trusted", "user") if branches.dialect == "overlay" else (branches.dialect.partition(":")[2],):
+        try:
+            with branches.roots[0].dir(parent) as fd:
+                if os.getxattr(through(fd, name), f"{namespace}.overlay.nlink", follow_symlinks=False) == b"U-1":
+                    return True
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+    return False
