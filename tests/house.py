@@ -24,7 +24,10 @@ ROOMS = {
     "tar": (2, 3),
     "tree": (2, 3),
     "layer": (2, 4),
+    "fuse": (3, 0),
+    "drivers": (3, 1),
     "image": (4, 0),
+    "store": (4, 1),
     "__init__": (5, 0),
     "bench": (5, 1),
     "cli": (5, 2),
@@ -35,7 +38,7 @@ KERNEL_FLOOR, TABLE_FLOOR = 1, 2
 ENGINE = {"numpy", "xxhash", "zstandard", "isal", "zlib_ng"}
 IMAGE = {"msgspec", "numpy"}
 # floor -> distributions; benchmarks and test tools may use whatever their extras install
-FOREIGN = {0: set(), 1: set(), 2: ENGINE, 4: IMAGE, 5: {"click", "numpy", "rich"}}
+FOREIGN = {0: set(), 1: set(), 2: ENGINE, 3: {"numpy"}, 4: IMAGE, 5: {"click", "numpy", "rich"}}
 PROCESSES = {"multiprocessing", "pty", "subprocess"}
 C_LIBRARY = ("libc", "posix", "cpython.buffer", "cython", "lamella._kernels")
 BANNED_NAMES = {"util", "utils", "helper", "helpers", "common", "manager", "misc"}

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import importlib
 import os
 import pickle
 import resource
@@ -32,6 +33,7 @@ from typing import Any, Self
 import pytest
 
 import lamella
+from lamella.drivers.registry import driver_class, installed
 from lamella.testing.listing import Found, compare, listing
 from lamella.testing.tars import layer_tar
 from lamella.testing.trees import Dir, Edit, Fifo, File, Hardlink, Symlink, build
@@ -203,6 +205,8 @@ def _can_write(path: Path) -> bool:
 def _load() -> None:
     for name in lamella.__all__:
         getattr(lamella, name)
+    for key in installed():
+        driver_class(*key)
 
 
 def serve(where: str, uid: int | None) -> None:
@@ -211,6 +215,8 @@ def serve(where: str, uid: int | None) -> None:
     os.dup2(2, 1)  # what a call prints does not disturb the answers
     if os.geteuid() == 0:
         _load()  # later, an ordinary user may not be allowed to read it
+    if uid is not None:
+        importlib.import_module("lamella.testing.suite")
     _enter(where, uid)
     _load()  # a user namespace is entered by one thread alone, and libraries start their own
     number = 0

@@ -11,19 +11,29 @@ from typing import Any
 __all__ = [
     "BlobNotFound",
     "CodecError",
+    "CommandFailed",
     "ConflictError",
     "DigestMismatchError",
+    "DriverError",
+    "DriverUnavailable",
     "FormatError",
     "ImageError",
     "LamellaError",
     "LimitExceededError",
     "ManifestError",
     "ReferenceNotFound",
+    "SnapshotError",
+    "SnapshotExists",
+    "SnapshotInUse",
+    "SnapshotNotFound",
+    "StoreError",
     "TarFormatError",
     "TruncatedError",
+    "UnknownDriver",
     "UnsafePathError",
     "UnsupportedMediaType",
     "WhiteoutError",
+    "WrongSnapshotKind",
 ]
 
 
@@ -132,3 +142,60 @@ class ConflictError(LamellaError):
         super().__init__(f"conflict at {_shown(path)!r}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class StoreError(LamellaError):
+    """A store cannot be used as asked: another driver's, a newer format, damaged."""
+
+
+class SnapshotError(StoreError):
+    """A snapshot cannot be used as asked: ``key`` names it."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(f"{message}: {key}")
+        self.key = key
+
+
+class SnapshotNotFound(SnapshotError, LookupError):
+    """No snapshot has this key or name."""
+
+
+class SnapshotExists(SnapshotError):
+    """A snapshot has this key or name already."""
+
+
+class SnapshotInUse(SnapshotError):
+    """Something stands upon the snapshot, ``children``, or it is mounted."""
+
+    def __init__(self, message: str, key: str, *, children: tuple[str, ...] = ()) -> None:
+        super().__init__(message, key)
+        self.children = children
+
+
+class WrongSnapshotKind(SnapshotError):
+    """The snapshot is not of the kind that this needs: active, view or committed."""
+
+
+class DriverError(LamellaError):
+    """A driver failed."""
+
+
+class UnknownDriver(DriverError, LookupError):
+    """No driver of this name is installed."""
+
+
+class DriverUnavailable(DriverError):
+    """A driver cannot work here; ``reasons`` say why, a phrase each."""
+
+    def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__(": ".join([message, *(["; ".join(reasons)] if reasons else [])]))
+        self.reasons = reasons
+
+
+class CommandFailed(DriverError):
+    """A program ended with an error: ``argv``, ``returncode``, and ``stderr`` as text."""
+
+    def __init__(self, argv: tuple[str, ...], returncode: int, stderr: str) -> None:
+        last = stderr.strip().splitlines()[-1:] or [f"exit {returncode}"]
+        super().__init__(f"{argv[0]}: {last[0]}")
+        self.argv, self.returncode, self.stderr = argv, returncode, stderr

@@ -1,4 +1,4 @@
-"""Small frozen values that every floor shares: digests, entry types, change kinds, limits, id maps, progress."""
+"""Small frozen values that every floor shares: digests, kinds, limits, id maps, progress, mounts, usage, probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Self
 
 from lamella.errors import FormatError
 
-__all__ = ["ChainID", "ChangeKind", "DiffID", "Digest", "EntryType", "IdMap", "Limits", "Progress", "Why"]
+__all__ = [
+    "ChainID", "ChangeKind", "Choice", "DiffID", "Digest", "EntryType", "IdMap", "Limits", "Mount", "Probe", "Progress",
+    "SnapshotKind", "Usage", "Why",
+]  # fmt: skip
 
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"([a-z0-9]+(?:[.+_-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)\Z")
@@ -99,6 +102,62 @@ class Why(enum.Flag):
     XATTR = 128
     CONTENT = 256
     LINKS = 512
+
+
+class SnapshotKind(enum.Enum):
+    """What a snapshot is for: to be changed, to be looked at, or to be stood upon."""
+
+    ACTIVE = "active"
+    VIEW = "view"
+    COMMITTED = "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount as data: what mount(8) takes, and nobody has done yet.
+
+    ``type`` "bind" for a directory that is there already, else a file system's name. ``options`` are ``key=value`` or a
+    flag alone, in order; a key may come several times (``lowerdir+``, nearest first), and values are not escaped.
+    """
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written through it."""
+        return "ro" in self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Room taken: ``nbytes`` that the file system has allocated, and ``n_inodes``."""
+
+    nbytes: int = 0
+    n_inodes: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.nbytes + other.nbytes, self.n_inodes + other.n_inodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a driver can work with a backend ("kernel" or "userspace") at some place; where not, ``reasons``."""
+
+    name: str
+    backend: str
+    available: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A store's driver and backend, and in ``reasons`` why others were not taken, a line each."""
+
+    driver: str
+    backend: str
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

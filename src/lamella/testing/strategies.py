@@ -16,6 +16,7 @@ from lamella.testing import tars
 from lamella.testing.tars import Member
 from lamella.testing.trees import (
     MTIME_NS,
+    Append,
     Chmod,
     Chown,
     Device,
@@ -24,16 +25,21 @@ from lamella.testing.trees import (
     Fifo,
     File,
     Hardlink,
+    Hole,
     Remove,
     Rename,
     Script,
     Symlink,
+    Truncate,
     Utime,
     Write,
     Xattr,
 )
 
-__all__ = ["NAMES", "contents", "edit_scripts", "edits_of", "layers", "member_of", "mtimes", "paths", "trees", "xattrs"]
+__all__ = [
+    "NAMES", "contents", "edit_of", "edit_scripts", "edits_of", "layers", "made_of", "member_of", "mtimes", "paths", "trees",
+    "xattrs",
+]  # fmt: skip
 
 SECOND = 1_000_000_000
 # "a-b" sorts between "a" and "a/b" as bytes, but after the subtree of "a" as paths
@@ -132,7 +138,8 @@ def _place(draw: st.DrawFn, known: dict[bytes, str]) -> bytes:
     return os.path.join(draw(st.sampled_from(folders)), name)
 
 
-def _make(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit:
+def made_of(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit:
+    """Draw something new for a tree of which the paths and their kinds are ``known``, and note it there."""
     path = _place(draw, known)
     if known.get(path) == "dir":
         lost = _below(path, known)
@@ -151,7 +158,7 @@ def trees(draw: st.DrawFn, *, max_size: int = 14, privileged: bool = False) -> S
     """A script that builds a tree in an empty directory."""
     known: dict[bytes, str] = {}
     n = draw(st.integers(0, max_size))
-    return Script(tuple(_make(draw, known, privileged=privileged) for _ in range(n)))
+    return Script(tuple(made_of(draw, known, privileged=privileged) for _ in range(n)))
 
 
 def known_paths(script: Script) -> dict[bytes, str]:
@@ -171,11 +178,12 @@ def _kind(edit: Edit) -> str:
     return {"Device": "char"}.get(type(edit).__name__, type(edit).__name__.lower())
 
 
-def _edit(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit:
+def edit_of(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit:
+    """Draw an edit of a tree of which the paths and their kinds are ``known``, and note there what it leaves."""
     if not known or draw(st.integers(0, 9)) < 3:
-        return _make(draw, known, privileged=privileged)
+        return made_of(draw, known, privileged=privileged)
     path = draw(st.sampled_from(sorted(known)))
-    verbs = ["remove", "rename", "utime", "chmod", "write", "xattr"] + (["chown"] if privileged else [])
+    verbs = ["remove", "rename", "utime", "chmod", "write", "fill", "xattr"] + (["chown"] if privileged else [])
     verb, kind = draw(st.sampled_from(verbs)), known[path]
     if verb == "rename":
         to = _place(draw, {p: k for p, k in known.items() if p not in _below(path, known)})
@@ -187,9 +195,8 @@ def _edit(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit
             return Rename(path, to)
     if verb == "chmod" and kind != "symlink":
         return Chmod(path, draw(st.sampled_from(MODES)) | (0o700 if kind == "dir" else 0o600))
-    if verb == "write" and kind == "file":
-        times = st.sampled_from([None, MTIME_NS + SECOND, MTIME_NS])
-        return Write(path, draw(contents()), draw(st.none() | st.just(0)), draw(times))
+    if verb in {"write", "fill"} and kind == "file":
+        return _filled(draw, path, verb)
     if verb == "xattr" and kind in {"file", "dir"}:
         return Xattr(path, b"user.z", draw(st.sampled_from([b"1", b"2"])))
     if verb == "chown":
@@ -201,6 +208,20 @@ def _edit(draw: st.DrawFn, known: dict[bytes, str], *, privileged: bool) -> Edit
     return Remove(path)
 
 
+def _filled(draw: st.DrawFn, path: bytes, verb: str) -> Edit:
+    ns = draw(st.sampled_from([None, MTIME_NS + SECOND, MTIME_NS]))
+    if verb == "write":
+        return Write(path, draw(contents()), draw(st.none() | st.just(0)), ns)
+    size = st.sampled_from([0, 1, 3, 5_000, 70_000])
+    return draw(
+        st.one_of(
+            st.builds(Append, st.just(path), contents(), mtime_ns=st.just(ns)),
+            st.builds(Truncate, st.just(path), size, mtime_ns=st.just(ns)),
+            st.builds(Hole, st.just(path), size, size, mtime_ns=st.just(ns)),
+        )
+    )
+
+
 @st.composite
 def edits_of(draw: st.DrawFn, kinds: Mapping[bytes, str], *, max_size: int = 8, privileged: bool = False) -> Script:
     """A script that changes a tree of which the paths and their kinds are known (``lamella.testing.listing`` types).
@@ -209,7 +230,7 @@ def edits_of(draw: st.DrawFn, kinds: Mapping[bytes, str], *, max_size: int = 8, 
     """
     known = dict(kinds)
     n = draw(st.integers(0, max_size))
-    edits = tuple(_edit(draw, known, privileged=privileged) for _ in range(n))
+    edits = tuple(edit_of(draw, known, privileged=privileged) for _ in range(n))
     return Script(edits, dir_mtime_ns=MTIME_NS + 3 * SECOND + 3)
 
 

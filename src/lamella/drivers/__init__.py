@@ -1,0 +1,1 @@
+"""Storage drivers: how snapshots lie on disk, one driver a file. docs/drivers.md teaches a new one."""
