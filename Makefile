@@ -5,7 +5,7 @@ BENCH ?= build/bench.json
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := python -m pytest -p no:cacheprovider -n $(JOBS)
-.PHONY: demo quick test lint types bench cov asan fuzz wheel docs clean peers
+.PHONY: demo quick test lint types bench cov asan fuzz crash wheel docs clean peers
 .DEFAULT_GOAL := quick
 .NOTPARALLEL:
 
@@ -18,6 +18,7 @@ bench: env-bench peers ; .ci/wheel && PYTHONPATH=build/wheel python -m lamella.b
 cov:   env-test peers  ; .ci/coverage -n $(JOBS) --ignore=tests/laws
 asan:  env-test        ; .ci/sanitize -n $(JOBS) tests/kernels
 fuzz:  env-test        ; HYPOTHESIS_PROFILE=fuzz .ci/sanitize -n $(JOBS) -m hypothesis tests
+crash: env-test peers  ; python -m tests.store.crash
 wheel: env-run         ; .ci/wheel
 docs:  env-docs        ; mkdocs build --strict
 clean:                 ; rm -rf .venv build dist site .coverage* src/*.egg-info src/lamella/_kernels/*.{so,c}

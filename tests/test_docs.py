@@ -25,9 +25,18 @@ def described() -> dict[str, set[str]]:
 
 
 def offered(command: click.Command) -> set[str]:
-    """Ask a command for the long options it takes."""
+    """Ask a command for the long options it takes, a group for those of its commands too."""
     names = {name for p in command.params if isinstance(p, click.Option) for name in p.opts if name.startswith("--")}
-    return names - EVERYWHERE
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        names |= offered(inner)
+    return names - EVERYWHERE - {"--output"}  # the long form of -o
+
+
+def test_every_command_of_a_group_is_described():
+    commands = {name for group in COMMANDS.values() if isinstance(group, click.Group) for name in group.commands}
+    words = set(re.findall(r"`([a-z]+)(?= |`)", CLI))
+    assert commands
+    assert commands <= words
 
 
 def test_every_command_is_described():

@@ -13,17 +13,20 @@ import lamella
 from lamella import errors
 
 FUNCTIONS = {
-    "apply", "changes", "changes_from_upper", "diff", "diff_from_upper", "open_image", "read_layer", "scan", "write_layer",
+    "apply", "changes", "changes_from_upper", "diff", "diff_from_upper", "open_image", "probe_drivers",
+    "read_layer", "scan", "write_layer",
 }  # fmt: skip
 CLASSES = {
     "ApplyResult", "Change", "ChangeKind", "Changeset", "Entry", "EntryTable", "EntryType", "IdMap", "LayerInfo",
-    "LayerReader", "Limits", "Policy", "Progress", "Why",
+    "LayerReader", "Limits", "Policy", "Progress", "Store", "Why",
 }  # fmt: skip
 MODULES = {"algebra", "errors"}
 ERRORS = {
-    "BlobNotFound", "CodecError", "ConflictError", "DigestMismatchError", "FormatError", "ImageError", "LamellaError",
-    "LimitExceededError", "ManifestError", "ReferenceNotFound", "TarFormatError", "TruncatedError", "UnsafePathError",
-    "UnsupportedMediaType", "WhiteoutError",
+    "BlobNotFound", "CodecError", "CommandFailed", "ConflictError", "DigestMismatchError", "DriverError",
+    "DriverUnavailable", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError",
+    "ReferenceNotFound", "SnapshotError", "SnapshotExists", "SnapshotInUse", "SnapshotNotFound", "StoreError",
+    "TarFormatError", "TruncatedError", "UnknownDriver", "UnsafePathError", "UnsupportedMediaType", "WhiteoutError",
+    "WrongSnapshotKind",
 }  # fmt: skip
 # keywords (with their defaults) that callers are written against; what stands before them is given by place
 KEYWORDS = {
@@ -51,6 +54,7 @@ PLACES = {
     "diff_from_upper": ["upper", "out", "parents"],
     "diff": ["lower", "upper", "out"],
     "open_image": ["reference"],
+    "probe_drivers": ["root"],
     "read_layer": ["source"],
     "scan": ["path"],
     "write_layer": ["table", "out"],
@@ -120,6 +124,8 @@ def test_errors_have_one_root():
     assert issubclass(errors.FormatError, ValueError)
     assert issubclass(errors.ReferenceNotFound, LookupError)
     assert issubclass(errors.BlobNotFound, LookupError)
+    assert issubclass(errors.SnapshotNotFound, LookupError)
+    assert issubclass(errors.UnknownDriver, LookupError)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -1,4 +1,4 @@
-"""Read, apply and diff container image layers.
+"""Read, apply, diff and store container image layers.
 
 A layer tar, a directory and a snapshot are one table spelled three ways: :class:`EntryTable`. The calls of this module
 go from one spelling to another; each is documented where it lives, and loaded when it is first used.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lamella import errors
 
 if TYPE_CHECKING:
+    from lamella.drivers.registry import probe_drivers
     from lamella.image.image import open_image
     from lamella.layer import algebra
     from lamella.layer.apply import ApplyResult, apply
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lamella.layer.policy import Policy
     from lamella.layer.upper import changes_from_upper, diff_from_upper
     from lamella.model import ChangeKind, EntryType, IdMap, Limits, Progress, Why
+    from lamella.store.store import Store
     from lamella.table import Entry, EntryTable
     from lamella.tar.reader import LayerReader, read_layer
     from lamella.tar.writer import LayerInfo, write_layer
@@ -47,6 +49,7 @@ __all__ = [
     "Limits",
     "Policy",
     "Progress",
+    "Store",
     "Why",
     "algebra",
     "apply",
@@ -56,12 +59,14 @@ __all__ = [
     "diff_from_upper",
     "errors",
     "open_image",
+    "probe_drivers",
     "read_layer",
     "scan",
     "write_layer",
 ]
 
 _HOMES = {
+    "drivers.registry": ("probe_drivers",),
     "image.image": ("open_image",),
     "layer.apply": ("ApplyResult", "apply"),
     "layer.changeset": ("Change", "Changeset"),
@@ -69,6 +74,7 @@ _HOMES = {
     "layer.policy": ("Policy",),
     "layer.upper": ("changes_from_upper", "diff_from_upper"),
     "model": ("ChangeKind", "EntryType", "IdMap", "Limits", "Progress", "Why"),
+    "store.store": ("Store",),
     "table": ("Entry", "EntryTable"),
     "tar.reader": ("LayerReader", "read_layer"),
     "tar.writer": ("LayerInfo", "write_layer"),

@@ -12,7 +12,7 @@ import pytest
 import lamella as package
 from lamella.testing.listing import compare, listing
 
-CHECKS = 9
+CHECKS = 10
 
 
 def test_demo(lamella):
@@ -49,7 +49,7 @@ def test_a_disagreement_is_a_failure(lamella, monkeypatch):
     ran = lamella("demo", "--size", "2")
     assert ran.status == 1
     assert "FAILED" in ran.out
-    assert ran.err.startswith("lamella: error: 6 of 9 checks failed")
+    assert ran.err.startswith("lamella: error: 7 of 10 checks failed")
     assert ran.err.count("\n") == 1
 
 

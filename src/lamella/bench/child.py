@@ -161,6 +161,10 @@ JOBS: dict[str, Callable[..., Call]] = {
 }
 
 
+# NumPy's OpenBLAS starts threads, which wait for work on a processor each for a tenth of a second: that is start-up too
+_SETTLED = 0.3
+
+
 def _cpu() -> float:
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
@@ -169,6 +173,7 @@ def _cpu() -> float:
 def main(argv: list[str]) -> None:
     """Run the job ``argv[0]`` with the arguments behind it and print what it took."""
     call = JOBS[argv[0]](*argv[1:])
+    time.sleep(_SETTLED)
     floor = high_water()
     cpu, wall = _cpu(), time.perf_counter()
     facts = call()

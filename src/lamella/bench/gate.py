@@ -117,6 +117,9 @@ TARGETS: tuple[Target, ...] = (
     _faster("unpack zstd", "tmpfs", "lamella, gzip", 1.0),
     _faster("squash", "tmpfs", "oci-squash", 8.0, floor=5.0),
     _faster("squash", "tmpfs", "docker-squash", 8.0, floor=5.0),
+    _faster("import", "ext4", "skopeo, overlay", 4.0, ours="lamella, overlay"),
+    _faster("import", "ext4", "ctr, overlayfs", 4.0, ours="lamella, overlay"),
+    _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
 )
 
 

@@ -72,7 +72,21 @@ def _tarfile_unpack(folder: str, strict: str, *layers: str) -> Call:
     return call
 
 
-def _ctr_import(folder: str, archive: str) -> Call:
+def _store_import(folder: str, ref: str, driver: str) -> Call:
+    import lamella  # noqa: PLC0415
+    from lamella.tree.root import sync_tree  # noqa: PLC0415
+
+    def call() -> Facts:
+        with lamella.Store(f"{folder}/store", driver=driver) as store:
+            name = store.import_image(ref)
+            kind = store.choice.driver
+        sync_tree(folder)
+        return {"name": name, "snapshots": sum(path.name.isdecimal() for path in Path(folder, "store", kind).iterdir())}
+
+    return call
+
+
+def _ctr_import(folder: str, archive: str, snapshotter: str = "overlayfs", sync: str = "") -> Call:
     from lamella.bench.daemons import Containerd  # noqa: PLC0415
     from lamella.bench.measure import pipe  # noqa: PLC0415
 
@@ -80,7 +94,11 @@ def _ctr_import(folder: str, archive: str) -> Call:
     daemon = Containerd(Path(folder))
 
     def call() -> Facts:
-        return daemon.facts(pipe([*daemon.client, "images", "import", "--snapshotter", "overlayfs", archive]))
+        taken = daemon.facts(pipe([*daemon.client, "images", "import", "--snapshotter", snapshotter, archive]))
+        if sync:
+            more = pipe(["sync", "-f", folder])
+            taken |= {"wall": taken["wall"] + more.wall, "cpu": taken["cpu"] + more.cpu}
+        return taken
 
     return call
 
@@ -160,6 +178,7 @@ IMAGE_JOBS: dict[str, Callable[..., Call]] = {
     "oci-squash": _oci_squash,
     "pipes": _pipes,
     "squash": _squash,
+    "store-import": _store_import,
     "tarfile-unpack": _tarfile_unpack,
     "unpack": _unpack,
     "upper": _upper,

@@ -13,11 +13,11 @@ from lamella.bench.measure import MeasureError, Sample, alone, in_python
 from lamella.bench.panel import Contender, Panel
 from lamella.bench.workloads import BSDTAR, OURS, TAR, count
 
-__all__ = ["squash", "unpack_gzip", "unpack_zstd"]
+__all__ = ["imports", "squash", "unpack_gzip", "unpack_zstd"]
 
 LEFT_OUT = "start left out"
 NO_LAYERS = f"{peers.NONE}: what a layer hides is written too"
-CONTAINERS_STORAGE, CTR = "skopeo, overlay", "ctr, overlayfs"
+CONTAINERS_STORAGE = "skopeo, overlay"
 _UNPACKED = {"gzip": "igzip", "zstd": "zstd"}
 
 
@@ -69,6 +69,26 @@ def unpack_zstd(corpus: ImageCorpus, ground: Ground) -> Panel:
     return Panel("unpack zstd", "unpack an image of zstd layers", ground, contenders)
 
 
+def imports(corpus: ImageCorpus, ground: Ground) -> Panel:
+    """Import the image into a store, a snapshot for each layer, all of it on disk in the end: by drivers, and by peers."""
+    layout = corpus.layout("gzip")
+
+    def ours(driver: str) -> Contender:
+        def measure(folder: Path) -> Sample:
+            sample = in_python("store-import", folder, corpus.gzip, driver)
+            if sample.facts["snapshots"] != corpus.layers:
+                raise MeasureError(f"made {sample.facts['snapshots']} of {corpus.layers} snapshots")
+            return sample
+
+        return Contender(f"lamella, {driver}", measure, f"Store(ROOT, driver={driver!r}).import_image(REF), syncfs, {LEFT_OUT}")
+
+    contenders = (
+        ours("overlay"), _skopeo(corpus, sync=True), _ctr(corpus, layout, "overlayfs", sync=True),
+        ours("vfs"), _ctr(corpus, layout, "native", sync=True),
+    )  # fmt: skip
+    return Panel("import", "import an image of gzip layers into a store", ground, contenders, max_rounds=3)
+
+
 def _ours(name: str, ref: str, tally: Tally) -> Contender:
     def measure(folder: Path) -> Sample:
         sample = in_python("unpack", ref, folder / "root")
@@ -94,27 +114,30 @@ def _umoci(name: str, words: list[str], corpus: ImageCorpus, tally: Tally) -> Co
     return Contender(name, measure, f"umoci {' '.join(words)} --image REF ROOT", "nothing")
 
 
-def _skopeo(corpus: ImageCorpus) -> Contender:
+def _skopeo(corpus: ImageCorpus, *, sync: bool = False) -> Contender:
     def measure(folder: Path) -> Sample:
         store = f"containers-storage:[overlay@{folder}/store+{folder}/run]bench:latest"
         flags = ["--insecure-policy", "--tmpdir", str(folder / "scratch")]
-        sample = _pipes(folder, [[["skopeo", *flags, "copy", "-q", corpus.gzip, store]]])
+        synced = [[["sync", "-f", str(folder)]]] if sync else []
+        sample = _pipes(folder, [[["skopeo", *flags, "copy", "-q", corpus.gzip, store]], *synced])
         _check_layers(list((folder / "store" / "overlay").glob("*/diff")), corpus)
         return sample
 
-    how = "skopeo copy REF containers-storage:[overlay@STORE+RUN]NAME"
+    how = f"skopeo copy REF containers-storage:[overlay@STORE+RUN]NAME{'; sync -f STORE' if sync else ''}"
     return Contender(CONTAINERS_STORAGE, measure, how, "diff_ids")
 
 
-def _ctr(corpus: ImageCorpus, layout: Path) -> Contender:
+def _ctr(corpus: ImageCorpus, layout: Path, snapshotter: str = "overlayfs", *, sync: bool = False) -> Contender:
     def measure(folder: Path) -> Sample:
         archive = _archive(layout)
-        sample = alone("ctr-import", folder, archive)
-        _check_layers(list(folder.glob("data/*.overlayfs/snapshots/*/fs")), corpus)
+        sample = alone("ctr-import", folder, archive, snapshotter, "sync" if sync else "")
+        inner = "*/fs" if snapshotter == "overlayfs" else "*"
+        _check_layers(list(folder.glob(f"data/*.{snapshotter}/snapshots/{inner}")), corpus)
         return sample
 
-    how = "ctr images import --snapshotter overlayfs ARCHIVE (by unpigz where it is installed), containerd's start left out"
-    return Contender(CTR, measure, how, "nothing")
+    how = f"ctr images import --snapshotter {snapshotter} ARCHIVE{'; sync -f DATA' if sync else ''}"
+    told = f"{how} (by unpigz where it is installed), containerd's start left out"
+    return Contender(f"ctr, {snapshotter}", measure, told, "nothing")
 
 
 def _check_layers(found: list[Path], corpus: ImageCorpus) -> None:

@@ -198,7 +198,8 @@ class _ImagePart:
         found = [image_tasks.unpack_gzip(corpus, tmpfs), image_tasks.unpack_gzip(corpus, ext4)]
         if self._zstd or not self._gzip:
             found.append(image_tasks.unpack_zstd(corpus, tmpfs))
-        return [*found, image_tasks.squash(corpus, tmpfs)]
+        found.append(image_tasks.squash(corpus, tmpfs))
+        return [*found, image_tasks.imports(corpus, _stacked(home, corpus))]
 
 
 class _FreePart:
@@ -225,6 +226,14 @@ class _FreePart:
 
 def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
     return Tmpfs(home), Ext4(home, _disk_nbytes(nbytes, n_entries), 2 * n_entries + 10_000)
+
+
+def _stacked(home: Path, corpus: ImageCorpus) -> Ext4:
+    """Return ground for a tree a layer, each with all that is below it: the room of eight images, which are mostly shared."""
+    folder = home / "stacked"
+    folder.mkdir(exist_ok=True)
+    nbytes = 8 * corpus.nbytes + 4096 * corpus.entries + (512 << 20)
+    return Ext4(folder, nbytes & -4096, corpus.layers * corpus.entries + 10_000)
 
 
 def _check_room(home: Path, wanted: int) -> None:

@@ -26,10 +26,12 @@ COMMANDS = {
     "convert": "edit",
     "demo": "demo",
     "diff": "layer",
+    "drivers": "store",
     "explain": "explain",
     "inspect": "image",
     "rebase": "edit",
     "squash": "edit",
+    "store": "store",
     "unpack": "unpack",
     "verify": "image",
 }
@@ -50,7 +52,7 @@ class _Program(click.Group):
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(lamella.__version__, prog_name="lamella", message="%(prog)s %(version)s")
 def program() -> None:
-    """Read, apply and diff container image layers.
+    """Read, apply, diff and store container image layers.
 
     Every command takes --json (one document on stdout), --quiet and --debug. The exit status is 0 when it is done, 1
     when it failed (one line on stderr says why), 2 for wrong usage.

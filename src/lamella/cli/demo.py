@@ -19,6 +19,7 @@ import lamella
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.sample import copy_part, edit_first, edit_second, roomy_folder, sources
 from lamella.cli.text import human, shown
+from lamella.drivers.registry import driver_class
 from lamella.image.writer import LayoutWriter, image_config
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class _Demo:
             self.squash(image)
             self.explain(image)
             self.append(image)
+        self.drivers()
 
     def unpack(self, image: Image, name: str) -> Path:
         """Unpack ``image`` to a directory of its own."""
@@ -145,6 +147,30 @@ class _Demo:
             root = self.unpack(longer, "longer")
         self.compare("with a layer appended, it unpacks to the tree edited once more", root)
 
+    def drivers(self) -> None:
+        """Import the longer image into a store of every driver that can work here, and edit a snapshot of it there."""
+        wrong = []
+        for probe in lamella.probe_drivers(self.home):
+            name = f"{probe.name}/{probe.backend}"
+            if not probe.available or not driver_class(probe.name, probe.backend).can_mount:
+                self.output.say(f"  {name}: {'; '.join(probe.reasons) or 'cannot mount'}")
+                continue
+            with (
+                self.timed(f"{name}: import, edit, commit, look") as done,
+                lamella.Store(self.home / f"store-{probe.name}", driver=probe.name, backend=probe.backend) as store,
+            ):
+                store.prepare("work", store.import_image(f"oci:{self.home}/image:longer", rootless=self.rootless))
+                with store.mount("work") as path:
+                    (Path(path) / "appended").unlink()
+                changed = store.changes("work")
+                store.commit("edited", "work")
+                store.view("look", "edited")
+                with store.mount("look") as path:
+                    found = lamella.changes(path, str(self.tree), content="always")
+                done(f"{len(changed)} changes")
+            wrong += [f"{name}: {each.kind.value} {shown(each.path)}" for each in found if each.path != b"appended"]
+        self.check("a snapshot of every driver shows the edited tree", wrong)
+
     def compare(self, name: str, root: Path) -> None:
         """Compare ``root`` with the edited tree, every byte of it."""
         with self.timed("compare every byte") as done:
@@ -181,13 +207,13 @@ def _facts(info: LayerInfo) -> dict[str, Any]:
     }
 
 
-@click.command(short_help="Make, verify, unpack, edit and compare an image of three layers.")
+@click.command(short_help="Make, verify, unpack, edit, store and compare an image of three layers.")
 @click.option("--size", type=click.IntRange(min=2, max=1000), default=40, show_default=True, metavar="MB",
               help="How much of the machine's files to take.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave the temporary folder there.")
 @command_options
 def demo(output: Output, *, size: int, keep: bool) -> Report:
-    """Build an image of three layers from files of this machine; unpack, squash, explain and append to it.
+    """Build an image of three layers from files of this machine; unpack, squash, explain, append to and store it.
 
     Everything is compared with the tree that was edited. Exit 1 if anything disagrees.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
-from lamella.errors import LimitExceededError, ManifestError, ReferenceNotFound
+from lamella.errors import FormatError, LimitExceededError, ManifestError, ReferenceNotFound
 from lamella.image.blobs import MAX_DOCUMENT_NBYTES, Blobs
 from lamella.image.documents import (
     INDEX_TYPES,
@@ -65,6 +67,31 @@ class Layout(Blobs):
         except (FileNotFoundError, NotADirectoryError):
             return None
         return RegionSource(file, 0, file.size, path)
+
+    def blobs(self) -> Iterator[Digest]:
+        """Iterate over the digests of all blobs that lie here; files with other names are nobody's."""
+        top = os.path.join(self.path, "blobs")
+        for algorithm in sorted(os.listdir(top)):
+            for name in sorted(os.listdir(os.path.join(top, algorithm))):
+                with contextlib.suppress(FormatError):
+                    yield Digest(f"{algorithm}:{name}")
+
+    def reachable(self) -> set[Digest]:
+        """Return the digests that the index names, and those in turn: of indexes, manifests, configurations, layers."""
+        found: set[Digest] = set()
+        todo = list(self.manifests)
+        while todo:
+            descriptor = todo.pop()
+            if descriptor.digest in found:
+                continue
+            found.add(descriptor.digest)
+            if descriptor.media_type in INDEX_TYPES:
+                _, index = decode(self.read_document(descriptor, "index"), Index, f"index {descriptor.digest}")
+                todo += index.manifests or ()
+            elif descriptor.media_type in MANIFEST_TYPES:
+                _, manifest = self.read_manifest(descriptor)
+                found |= {manifest.config.digest, *(layer.digest for layer in manifest.layers or ())}
+        return found
 
     def image(self, tag: str | None, platform: Platform | None = None) -> Descriptor:
         """Return the manifest that ``tag`` names, or the only one there is for None (ReferenceNotFound).

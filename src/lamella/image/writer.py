@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any, Protocol, Self, TypeVar
 
 from lamella.errors import ImageError
@@ -87,19 +87,19 @@ class LayoutWriter:
         ``write`` is most often ``lambda out: lamella.diff(lower, upper, out)``. Its result is believed: the blob is
         filed under the digest that it states.
         """
-        with self._staged() as file:
+        with self.staged() as file:
             made = write(file)
             if made.digest is None:
                 raise ValueError("a blob without a digest")
-            self._keep(file, Digest(made.digest))
+            self.keep(file, Digest(made.digest))
         return made
 
     def add_bytes(self, data: bytes, digest: Digest) -> None:
         """Keep a small blob whose digest is known, unless it is there."""
         if not self.holds(digest, len(data)):
-            with self._staged() as file:
+            with self.staged() as file:
                 file.write(data)
-                self._keep(file, digest)
+                self.keep(file, digest)
 
     def add_document(self, document: Any, media_type: str) -> dict[str, Any]:
         """Keep a JSON document; return its descriptor."""
@@ -138,13 +138,34 @@ class LayoutWriter:
         self._replace("index.json", self._index)
         return digest
 
+    def collect(self, tags: Collection[str], digests: Collection[str]) -> int:
+        """Drop images that have a tag not among ``tags``, then blobs that no image names and ``digests`` does not.
+
+        Returns the bytes of the blobs. ManifestError, BlobNotFound for an image that cannot be read: nothing is removed.
+        """
+        listed = self._index.get("manifests") or []
+        kept = [m for m in listed if (tag := (m.get("annotations") or {}).get(REF_NAME)) is None or tag in tags]
+        if len(kept) < len(listed):
+            self._index["manifests"] = kept
+            self._replace("index.json", self._index)
+        layout = Layout(self.path)
+        named = layout.reachable() | {Digest(digest) for digest in digests}
+        return sum(self._dropped(digest) for digest in layout.blobs() if digest not in named)
+
+    def _dropped(self, digest: Digest) -> int:
+        path = self._blob_path(digest)
+        nbytes = os.lstat(path).st_size
+        os.unlink(path)
+        return nbytes
+
     @staticmethod
     def _check_tag(tag: str | None) -> None:
         if tag is not None:
             check_ref_name(tag)
 
     @contextlib.contextmanager
-    def _staged(self) -> Iterator[IO[bytes]]:
+    def staged(self) -> Iterator[IO[bytes]]:
+        """Lend a file for a blob, which goes unless it is kept."""
         with tempfile.NamedTemporaryFile(prefix=_STAGING, dir=self.path, delete=False) as file:
             try:
                 yield file
@@ -153,7 +174,8 @@ class LayoutWriter:
                     os.unlink(file.name)
                 raise
 
-    def _keep(self, file: Any, digest: Digest) -> None:
+    def keep(self, file: Any, digest: Digest) -> None:
+        """File a staged blob under its digest, which is believed; its data is on disk then."""
         path = self._blob_path(digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self._rename(file, path)
@@ -162,7 +184,7 @@ class LayoutWriter:
         return os.path.join(self.path, "blobs", digest.algorithm, digest.hex)
 
     def _replace(self, name: str, document: Any) -> None:
-        with self._staged() as file:
+        with self.staged() as file:
             file.write(encode(document))
             self._rename(file, os.path.join(self.path, name))
 
