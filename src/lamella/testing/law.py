@@ -47,13 +47,15 @@ class Law(Trial):
         ours, theirs = self.make(folder / "ours"), self.make_reference(folder / "theirs")
         parents: tuple[int, ...] = ()
         tree: Mapping[bytes, Found] = {}
+        loose = False  # whether a file was parted from a name that it had, in this snapshot or below
         for number, script in enumerate(history, 1):
             place = Place(number, parents)
             parted = self._played(ours, theirs, place, script)
             place = Place(number, parents, SnapshotKind.COMMITTED)
             before, tree = tree, self.tree(theirs, place)
             same_tree(self.tree(ours, place), tree, f"what snapshot {number} shows")
-            if self.breaks_hard_links and (parted or any(found.links for found in before.values())):
+            loose = loose or parted or _names_went(before, tree)
+            if self.breaks_hard_links and loose:
                 self._agree_but_for_links(folder, ours, theirs, place)
             else:
                 equal(_facts_of(ours, place), _facts_of(theirs, place), f"what snapshot {number} changes")
@@ -76,7 +78,7 @@ class Law(Trial):
         return parted
 
     def _agree_but_for_links(self, folder: Path, ours: Driver, theirs: Driver, place: Place) -> None:
-        """Check the layer of a snapshot in which hard links broke, or that stands upon one where files have several names.
+        """Check the layer of a snapshot in which hard links broke, or a file lost one of its names, or that stands upon one.
 
         What was touched is known to have had other names, but not what became of these: it may be told of for its LINKS
         where a look at both trees names another, or none. Everything else is as in the reference, and the two layers
@@ -115,3 +117,8 @@ def _facts(found: Changeset) -> list[Fact]:
 def _unlinked(facts: list[Fact]) -> list[Fact]:
     links = Why.LINKS.value
     return [(kind, path, why & ~links) for kind, path, why in facts if why != links]
+
+
+def _names_went(before: Mapping[bytes, Found], after: Mapping[bytes, Found]) -> bool:
+    """Tell whether one of several names of a file is gone, or another file's."""
+    return any(set(found.links) - set(after[path].links if path in after else ()) for path, found in before.items())
