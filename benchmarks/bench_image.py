@@ -1,4 +1,4 @@
-"""The road image -> tree, and -> one layer, beside umoci, skopeo, containerd, tar, bsdtar, tarfile and oci-squash."""
+"""The road image -> tree, -> one layer, and -> store, beside umoci, skopeo, containerd, tar, bsdtar, tarfile and oci-squash."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def test_unpack_zstd(measured, image, tmpfs):
 def test_squash(measured, image, tmpfs):
     panel = image_tasks.squash(image, tmpfs)
     measured(dataclasses.replace(panel, contenders=tuple(c for c in panel.contenders if c.name not in HEAVY)))
+
+
+def test_import(measured, image, ground):
+    parts.requires(*ALONE, "skopeo", "containerd", "ctr")
+    measured(image_tasks.imports(image, ground))
 
 
 def test_upper(measured, tmpfs):

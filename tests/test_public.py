@@ -22,7 +22,7 @@ CLASSES = {
 }  # fmt: skip
 MODULES = {"algebra", "errors"}
 ERRORS = {
-    "BlobNotFound", "CodecError", "CommandFailed", "ConflictError", "DigestMismatchError", "DriverError",
+    "BlobNotFound", "CodecError", "ConflictError", "DigestMismatchError", "DriverError",
     "DriverUnavailable", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError",
     "ReferenceNotFound", "SnapshotError", "SnapshotExists", "SnapshotInUse", "SnapshotNotFound", "StoreError",
     "TarFormatError", "TruncatedError", "UnknownDriver", "UnsafePathError", "UnsupportedMediaType", "WhiteoutError",

@@ -11,7 +11,6 @@ from typing import Any
 __all__ = [
     "BlobNotFound",
     "CodecError",
-    "CommandFailed",
     "ConflictError",
     "DigestMismatchError",
     "DriverError",
@@ -190,12 +189,3 @@ class DriverUnavailable(DriverError):
     def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
         super().__init__(": ".join([message, *(["; ".join(reasons)] if reasons else [])]))
         self.reasons = reasons
-
-
-class CommandFailed(DriverError):
-    """A program ended with an error: ``argv``, ``returncode``, and ``stderr`` as text."""
-
-    def __init__(self, argv: tuple[str, ...], returncode: int, stderr: str) -> None:
-        last = stderr.strip().splitlines()[-1:] or [f"exit {returncode}"]
-        super().__init__(f"{argv[0]}: {last[0]}")
-        self.argv, self.returncode, self.stderr = argv, returncode, stderr

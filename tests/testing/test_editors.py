@@ -20,6 +20,7 @@ from lamella.testing.trees import (
     MTIME_NS,
     Append,
     Chmod,
+    Device,
     Dir,
     Edit,
     File,
@@ -50,6 +51,16 @@ def test_a_script_is_played_as_it_applies_itself(home, history):
                 assert [answer for answer in play(calls, script) if not answer.endswith(": done")] == []
                 assert compare(applied, tree_of(calls)) == []
                 assert compare(tree_of(calls), played) == []
+
+
+@pytest.mark.requires("root", "devices")
+def test_a_device_is_not_opened(scratch):
+    root = build(scratch / "t", Device("null", 1, 3), Device("disk", 1, 3, "block"))
+    with Directory(root) as calls:
+        for name in (b"null", b"disk"):
+            for flags in (os.O_RDONLY, os.O_WRONLY):
+                with pytest.raises(OSError, match="No such device"):
+                    calls.open(name, flags)
 
 
 def test_content_is_appended_cut_and_punched(scratch):

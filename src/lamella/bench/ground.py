@@ -91,8 +91,12 @@ class Ext4:
         if (reason := missing_for_ext4()) is not None:
             raise MeasureError(reason)
         if not self._disk.exists():
-            with self._disk.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._nbytes)
+            try:
+                with self._disk.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, self._nbytes)
+            except OSError as error:
+                self._disk.unlink()
+                raise MeasureError(f"no room for an ext4 of {self._nbytes >> 20} MiB: {error}") from error
         self._mount.mkdir(exist_ok=True)
         options = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
         run("mkfs.ext4", "-q", "-F", "-N", str(self._n_inodes), "-E", options, str(self._disk))

@@ -229,11 +229,11 @@ def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
 
 
 def _stacked(home: Path, corpus: ImageCorpus) -> Ext4:
-    """Return ground for a tree a layer, each with all that is below it: the room of eight images, which are mostly shared."""
+    """Return ground for a tree a layer, each with all that is below it: half of the image each, by and large."""
     folder = home / "stacked"
     folder.mkdir(exist_ok=True)
-    nbytes = 8 * corpus.nbytes + 4096 * corpus.entries + (512 << 20)
-    return Ext4(folder, nbytes & -4096, corpus.layers * corpus.entries + 10_000)
+    nbytes = (corpus.layers * corpus.nbytes // 2 + 4096 * corpus.entries + (512 << 20)) & -4096
+    return Ext4(folder, nbytes, corpus.layers * corpus.entries + 10_000)
 
 
 def _check_room(home: Path, wanted: int) -> None:

@@ -11,6 +11,7 @@ from lamella.image.blobs import Blobs
 from lamella.image.documents import OCI_MANIFEST, Descriptor, encode
 from lamella.image.media_types import LayerType, as_oci
 from lamella.image.parts import ImageParts
+from lamella.image.transfer import copy_source
 from lamella.model import DiffID, Digest, Progress
 from lamella.stream.blob import BlobReader, BlobWriter
 from lamella.stream.codec import ENCODINGS
@@ -157,9 +158,7 @@ def _held(layer: Any) -> HeldFile:
     if isinstance(layer, (str, os.PathLike)):
         return HeldFile.open(layer)
     with tempfile.TemporaryFile() as out, open_source(layer) as source:
-        piece = memoryview(bytearray(1 << 18))
-        while n_read := source.readinto(piece):
-            out.write(piece[:n_read])
+        copy_source(source, out)
         return taken(out)
 
 

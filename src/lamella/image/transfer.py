@@ -13,7 +13,7 @@ from lamella.stream.output import Output, open_output
 from lamella.stream.region import RegionSource
 from lamella.stream.source import Source
 
-__all__ = ["copy_blob", "copy_bytes", "recode_blob"]
+__all__ = ["copy_blob", "copy_bytes", "copy_source", "recode_blob"]
 
 _PIECE_NBYTES = 1 << 20
 Report = Callable[[int], None]
@@ -44,13 +44,18 @@ def copy_blob(layer: Layer, out: IO[bytes], report: Report) -> None:
     """
     if layer.blobs.is_own(layer.digest):
         with layer.source() as source:
-            piece = memoryview(bytearray(_PIECE_NBYTES))
-            while n_read := source.readinto(piece):
-                out.write(piece[:n_read])
+            copy_source(source, out)
         return
     with layer.source() as source, _reader(layer, _Tee(source, open_output(out))) as reader:
         for _ in reader:
             report(reader.bytes_in)
+
+
+def copy_source(source: Source, out: IO[bytes]) -> None:
+    """Write all that ``source`` gives to ``out``."""
+    piece = memoryview(bytearray(_PIECE_NBYTES))
+    while n_read := source.readinto(piece):
+        out.write(piece[:n_read])
 
 
 def copy_bytes(source: RegionSource, out: IO[bytes]) -> None:

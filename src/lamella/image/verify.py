@@ -24,7 +24,7 @@ from lamella.stream.blob import BlobReader
 from lamella.stream.codec import check_media_type
 from lamella.tar.scanner import Scanner
 
-__all__ = ["Problem", "verify_image", "verify_layer"]
+__all__ = ["Problem", "verify_image", "verify_layer", "verify_stored"]
 
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (BlobNotFound, "missing"),
@@ -127,11 +127,11 @@ def verify_layer(
             problems += _media_type(blob, reader.codec, subject)
             _scan(reader, subject, problems, report)
     except DigestMismatchError as error:
-        problems += _verify_stored(blobs, blob, subject) or [Problem("diff_id", subject, str(error))]
+        problems += verify_stored(blobs, blob, subject) or [Problem("diff_id", subject, str(error))]
     except (LamellaError, OSError) as error:
         problems.append(problem_of(subject, error))
         if not isinstance(error, BlobNotFound | OSError):
-            problems += _verify_stored(blobs, blob, subject)
+            problems += verify_stored(blobs, blob, subject)
     return problems
 
 
@@ -168,8 +168,8 @@ def _fault(scan: Callable[..., object], *chunk: memoryview) -> LamellaError | No
     return None
 
 
-def _verify_stored(blobs: Blobs, blob: Descriptor, subject: str) -> list[Problem]:
-    # something is wrong with the content: was it made so, or is it not the content that the digest names?
+def verify_stored(blobs: Blobs, blob: Descriptor, subject: str) -> list[Problem]:
+    """Return what is wrong with a blob as it is stored, read to its end: not what is in it."""
     buffer = bytearray(1 << 18)
     try:
         with blobs.open_blob(blob) as file:

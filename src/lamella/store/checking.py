@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lamella.errors import LamellaError
 from lamella.image.documents import Descriptor
 from lamella.image.layout import Layout
-from lamella.image.verify import Problem, problem_of
+from lamella.image.verify import Problem, verify_stored
 from lamella.model import Digest, SnapshotKind
-from lamella.store.graph import LayerRow, Row
+from lamella.store.graph import Row
 from lamella.store.making import finish_remove
 from lamella.store.site import Site
 
@@ -30,8 +29,11 @@ def check(site: Site, *, repair: bool) -> list[Problem]:
         for row in rows:
             if row.state == "ready" and row.id not in there:
                 problems.append(Problem("missing", f"snapshot {row.key}", f"nothing of it is in {str(site.driver.root)!r}"))
-        layers = site.graph.layers()
-        problems += [found for row in rows if row.id in layers for found in _blob(site, row, layers[row.id])]
+        layers, blobs = site.graph.layers(), Layout(str(site.images))
+        for row in rows:
+            if (layer := layers.get(row.id)) is not None:
+                stored = Descriptor(layer.media_type, Digest(layer.digest), layer.size)
+                problems += verify_stored(blobs, stored, f"layer {row.key}")
     return problems
 
 
@@ -42,20 +44,6 @@ def _strays(site: Site, known: set[int], *, repair: bool) -> Iterator[Problem]:
             site.driver.remove(id_)
         else:
             yield Problem("other", f"number {id_}", f"in {str(site.driver.root)!r}, and no snapshot")
-
-
-def _blob(site: Site, row: Row, layer: LayerRow) -> Iterator[Problem]:
-    descriptor = Descriptor(layer.media_type, Digest(layer.digest), layer.size)
-    buffer = bytearray(1 << 18)
-    blobs = Layout(str(site.images))
-    try:
-        with blobs.open_blob(descriptor) as blob:
-            while blob.readinto(buffer):
-                pass
-    except (LamellaError, OSError) as error:
-        yield problem_of(f"layer {row.key}", error)
-    finally:
-        blobs.close()
 
 
 def collect(site: Site) -> tuple[list[str], int]:

@@ -13,7 +13,7 @@ from lamella.errors import ImageError, UnsupportedMediaType
 from lamella.image.image import open_image
 from lamella.image.layer import Layer, chain_ids
 from lamella.image.layout import Layout
-from lamella.image.transfer import copy_blob, copy_bytes
+from lamella.image.transfer import copy_blob, copy_bytes, copy_source
 from lamella.image.writer import LayoutWriter
 from lamella.layer.apply import ApplyResult
 from lamella.layer.options import Options
@@ -79,9 +79,7 @@ def import_layer(site: Site, source: Any, parent: str | None, *, rootless: bool,
         lower = [] if below is None else layers_of(site, layout, below)
         file = stack.enter_context(layout.staged())
         with open_source(source) as bytes_:
-            piece = memoryview(bytearray(1 << 18))
-            while n_read := bytes_.readinto(piece):
-                file.write(piece[:n_read])
+            copy_source(bytes_, file)
         each = stack.enter_context(contextlib.closing(readers([StackLayer(partial(_reopened, file))], Options())))
         row = stack.enter_context(made(site, f"layer-{site.owner.name}-{os.urandom(4).hex()}", below))
         layer = _described(_apply(site, row, next(each), rootless, progress))

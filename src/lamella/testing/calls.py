@@ -68,8 +68,11 @@ class Directory:
     # -- names --------------------------------------------------------------------------------------------------------
 
     def open(self, path: bytes, flags: int = os.O_RDONLY) -> int:
-        """Open a file: the descriptor is the caller's."""
+        """Open a file: the descriptor is the caller's. OSError ENXIO for a device, which would be the machine's own."""
         with self.at(path) as (fd, name):
+            kind = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), path)
             return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
 
     def create(self, path: bytes, mode: int = 0o666) -> int:

@@ -30,7 +30,7 @@ Fact = tuple[str, bytes, int]
 class Law(Trial):
     """The law, over ``max_examples`` histories of two or three snapshots."""
 
-    max_examples: ClassVar[int] = 30
+    max_examples: ClassVar[int] = 200
 
     def test_law_l8_every_history_leaves_what_it_leaves_in_the_reference(self, trial: Callable[..., Any]) -> None:
         """Law L8, for random histories."""
