@@ -436,3 +436,29 @@ def read_only(folder: Path, driver: str) -> dict[str, str]:
         with store.mount("later") as path:
             said["later"] = Path(path, "etc", "conf").read_text()
     return said
+
+
+def left_busy(folder: Path, driver: str) -> dict[str, Any]:
+    """Kill a process that has a snapshot mounted while another one is in there; return what the next one finds."""
+    root = folder / "store"
+    with Store(root, driver=driver) as store:
+        store.prepare("work", store.import_image(image(folder)))
+
+    def work() -> None:
+        with Store(root) as store, store.mount("work") as path:
+            Path(path, "mine").write_text("mine")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hold(path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    status = in_child(work)
+    where = mounts_below(root)
+    held = [hold(path) for path in where]
+    with Store(root) as store:
+        still = mounts_below(root) == where
+        with store.mount("work") as path:
+            again = Path(path, "mine").read_text()
+            for fd in held:
+                os.close(fd)
+        return {"killed": os.WIFSIGNALED(status), "still": still, "again": again, "left": mounts_below(root)}

@@ -88,3 +88,7 @@ def test_what_is_committed_cannot_be_written(box: Any, driver: str) -> None:
     assert said["committed"] == "Read-only file system"
     assert said["look"] == ("written" if driver == "vfs" else "Read-only file system")  # a copy, which nobody else has
     assert said["later"] == "one"
+
+
+def test_a_mount_of_a_dead_process_that_is_in_use_is_the_next_one_s(box: Any, driver: str) -> None:
+    assert box.call(scenes.left_busy, driver) == {"killed": True, "still": True, "again": "mine", "left": []}

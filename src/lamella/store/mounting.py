@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -13,16 +14,14 @@ from lamella.store.site import Site
 
 __all__ = ["drop_owner", "mount", "sweep", "umount"]
 
-
 _KEPT = "kept-"  # and the boot: the mounts of users that are no process
 
 
 def mount(site: Site, key: str, *, keep: bool = False) -> str:
     """Mount a snapshot unless it is, count one more user, and return its path; one to ``keep`` outlives this process.
 
-    What is a directory of its own, which no mount makes, is its own path.
-    SnapshotInUse for an active one that another process has mounted in a mount namespace that this one does not see: two
-    mounts would write to the same files.
+    What is a directory of its own, which no mount makes, is its own path. SnapshotInUse for an active one that another
+    process has mounted in a mount namespace that this one does not see: two mounts would write to the same files.
     """
     with site.graph.change():  # one process at a time mounts
         row = site.graph.get(key)
@@ -61,7 +60,10 @@ def umount(site: Site, key: str) -> None:
 
 
 def sweep(site: Site) -> None:
-    """Unmount what nobody has mounted: of a process that died between a mount and its record, or of another boot."""
+    """Unmount what nobody has mounted: of a process that died, before its record or after, or of another boot.
+
+    What is in use stays, and is the snapshot's mount if it is asked for again: a second one would write to the same files.
+    """
     with site.graph.change():
         for owner in site.graph.mount_owners():
             if owner.startswith(_KEPT) and owner != _kept_owner():
@@ -69,8 +71,8 @@ def sweep(site: Site) -> None:
         kept = {str(id_) for id_ in site.graph.mounted()}
         for path in mounts_below(site.mnt):
             name = os.path.relpath(path, site.mnt).partition("/")[0]
-            if name.isdecimal() and name not in kept:
-                detach(path)
+            if name.isdecimal() and name not in kept and not _detached(path):
+                kept.add(name)
         for name in os.listdir(site.mnt):
             if name.isdecimal() and name not in kept:
                 os.rmdir(site.mnt / name)
@@ -82,11 +84,21 @@ def drop_owner(site: Site, owner: str) -> None:
         site.graph.drop_mounts(owner)
         private = site.mnt / owner
         for path in mounts_below(private):
-            detach(path)
+            detach(path, lazy=True)  # a view that nobody can ask for any more
         if private.is_dir():
             for name in os.listdir(private):
                 os.rmdir(private / name)
             private.rmdir()
+
+
+def _detached(path: str) -> bool:
+    try:
+        detach(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _kept_owner() -> str:

@@ -58,7 +58,11 @@ class Site:
             folder = self.root / self.choice.driver
             folder.mkdir(mode=0o700, exist_ok=True)
             kind = driver_class(self.choice.driver, self.choice.backend)
-            self.driver = kind(folder, chosen, mount_points=self.mnt / self.owner.name)
+            try:
+                self.driver = kind(folder, chosen, mount_points=self.mnt / self.owner.name)
+            except BaseException:
+                self.owner.close()
+                raise
         except BaseException:
             self.database.close()
             raise
