@@ -81,6 +81,23 @@ def test_interrupted_is_130(lamella, made, monkeypatch):
     assert (ran.status, ran.out, ran.err) == (130, "", "lamella: interrupted\n")
 
 
+def test_an_interrupt_that_nothing_raises_is_repeated(made):
+    code = f"""
+import threading, weakref, lamella, lamella.cli
+class Ends: pass
+def callback(_): raise KeyboardInterrupt
+def open_image(reference, **_):
+    ends = Ends()
+    kept = weakref.ref(ends, callback)
+    del ends
+    threading.Event().wait(60)
+lamella.open_image = open_image
+lamella.cli.main(["inspect", {made.reference!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "lamella: interrupted\n")
+
+
 def test_as_a_module(made):
     done = subprocess.run([*PROGRAM, "verify", made.reference], capture_output=True, text=True, check=True)
     assert done.stdout == f"{made.reference}: nothing wrong\n"

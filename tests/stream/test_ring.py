@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.stream.ring import Cancelled, Ring, Worker
+from lamella.stream.ring import Cancelled, Ring
+from lamella.stream.worker import Worker
 
 SLOT = 1000
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -61,6 +63,7 @@ def program() -> None:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program with ``argv`` (None: the process's own arguments) and exit."""
+    sys.unraisablehook = _repeat_interrupt
     output = Output()
     sys.exit(_run(argv, output))
 
@@ -84,6 +87,16 @@ def _run(argv: Sequence[str] | None, output: Output) -> int:
         _complain(f"error: {one_line(error)}")
         return 1
     return code or 0
+
+
+def _repeat_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that fell where no exception is raised: in a callback of an import or the end of an object."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        repeated = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+        repeated.daemon = True
+        repeated.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _complain(message: str) -> None:

@@ -12,11 +12,11 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from threading import Thread
 
 from lamella.drivers import _calls
 from lamella.errors import DriverUnavailable
 from lamella.model import Mount
+from lamella.stream.worker import on_own_thread
 
 __all__ = ["attach", "detach", "is_mounted", "mounted", "mounts_below", "overlays_upon"]
 
@@ -118,24 +118,16 @@ def _joined(pairs: Sequence[tuple[str, str | None]]) -> bytes:
 
 def _in_directory(path: str, call: Callable[[], None]) -> None:
     """Call in the working directory ``path`` (empty: this one), which is that of a thread of its own."""
-    if not path:
-        call()
-        return
-    failed: list[BaseException] = []
 
     def run() -> None:
-        try:
-            _calls.own_directory()
-            os.chdir(path)
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failed.append(error)
+        _calls.own_directory()
+        os.chdir(path)
+        call()
 
-    thread = Thread(target=run, name="lamella-mount")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    if path:
+        on_own_thread("mount", run)
+    else:
+        call()
 
 
 # -- undoing ----------------------------------------------------------------------------------------------------------

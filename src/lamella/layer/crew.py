@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from lamella._kernels import confine, place
+from lamella.stream.worker import on_own_thread
 
 __all__ = ["Crew", "n_placing", "run_placing"]
 
@@ -59,29 +60,10 @@ class Crew:
 
 
 def run_placing(work: Callable[[], None], stop: Callable[[], None], report: Callable[[], None] | None) -> None:
-    """Run ``work`` in a thread with a umask and working directory of its own, and raise its error here.
+    """Run ``work`` in a thread with a umask and working directory of its own; see :func:`on_own_thread`."""
 
-    ``report`` is called now and then meanwhile. An interrupt, or an error of ``report``, calls ``stop`` and waits.
-    """
-    errors: list[BaseException] = []
+    def run() -> None:
+        confine.private_umask()
+        work()
 
-    def guarded() -> None:
-        try:
-            confine.private_umask()
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded, name="lamella-place")
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.1 if report else None)
-            if report:
-                report()
-    except BaseException:
-        stop()
-        thread.join()
-        raise
-    if errors:
-        raise errors[0]
+    on_own_thread("place", run, stop=stop, report=report)

@@ -9,11 +9,9 @@ file below. The cost is that of the paths, times the branches until they are fou
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from threading import Thread
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +23,13 @@ from lamella.layer.own import BranchDialect, read_own
 from lamella.layer.pathtable import path_table
 from lamella.layer.search import Place, Search, Shown, below, rename
 from lamella.layer.whiteout import PREFIX
+from lamella.stream.worker import on_own_thread
 from lamella.table import EntryTable
 from lamella.tree.root import join, open_roots, split
 from lamella.tree.scan import Scan, Xattrs, scan_fd
 
 __all__ = ["Branches", "Shown"]
 
-T = TypeVar("T")
 _XATTR_AT, _XATTR_CWD, _KEEP_SELINUX, _DROP_KEPT = 1, 2, 4, 8
 _CHAR = ord("3")
 _DIALECTS = ("overlay", "overlay:trusted", "overlay:user", "aufs")
@@ -80,7 +78,7 @@ class Branches:
                 shown.columns[AT["ext_len"]].fill(0)
             return shown
 
-        return _on_a_thread(run) if self._own_cwd else run()
+        return on_own_thread("lookup", run) if self._own_cwd else run()
 
     def scan(self, branch: int, path: bytes = b"") -> Scan:
         """Read what branch number ``branch`` itself has below directory ``path``."""
@@ -156,19 +154,3 @@ def _is_covered(top: bytes, place: Place, scanned: set[tuple[bytes, Place]]) -> 
         if name != other or not name:
             return False
     return True
-
-
-def _on_a_thread(call: Callable[[], T]) -> T:
-    # it keeps the working directory it was given, so it is nobody else's
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever asks for the result
-            done.set_exception(error)
-
-    thread = Thread(target=run, name="lamella-lookup")
-    thread.start()
-    thread.join()
-    return done.result()

@@ -11,8 +11,9 @@ from lamella.model import DiffID, Digest, Limits
 from lamella.stream.codec import ENCODINGS, check_media_type, media_type_of
 from lamella.stream.digest import MultiDigest
 from lamella.stream.pump import Pump
-from lamella.stream.ring import Item, Ring, Worker
+from lamella.stream.ring import Item, Ring
 from lamella.stream.source import Source, open_source
+from lamella.stream.worker import Worker
 
 __all__ = ["BlobReader"]
 

@@ -13,7 +13,8 @@ from lamella.stream.codec import encoder, media_type_of
 from lamella.stream.digest import MultiDigest
 from lamella.stream.encode import BLOCK_NBYTES, Encoder
 from lamella.stream.output import Output, open_output
-from lamella.stream.ring import Item, Ring, Worker
+from lamella.stream.ring import Item, Ring
+from lamella.stream.worker import Worker
 
 __all__ = ["BlobResult", "BlobWriter"]
 

@@ -12,13 +12,11 @@ at the next call of everyone else.
 from __future__ import annotations
 
 import mmap
-import signal
 import threading
 from collections import deque
-from collections.abc import Callable
 from queue import SimpleQueue
 
-__all__ = ["Cancelled", "Item", "Ring", "Worker"]
+__all__ = ["Cancelled", "Item", "Ring"]
 
 
 class Cancelled(Exception):
@@ -219,51 +217,3 @@ def _pages(nbytes: int) -> memoryview:
     three times as slow.
     """
     return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-
-
-class Worker(threading.Thread):
-    """A daemon thread that runs ``work`` and reports its exception to ``failed`` instead of the terminal."""
-
-    def __init__(self, name: str, work: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
-        super().__init__(name=f"lamella-{name}", daemon=True)
-        self._work = work
-        self._failed = failed
-        self._launched = False
-        self._over = threading.Lock()  # held while the work is not over
-
-    def start(self) -> None:
-        """Start, once; this thread's signals wait meanwhile, and do not concern the new one.
-
-        An interrupt in the middle of ``Thread.start`` can kill the new thread before its first line: both share a lock
-        that an interrupted waiter releases for the other.
-        """
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            self._over.acquire()
-            self._launched = True
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def wait(self) -> None:
-        """Wait until it is over; nothing to wait for where it never came to life."""
-        if not self._launched:
-            return
-        while not self._over.acquire(timeout=1.0):
-            if not self.is_alive():
-                return
-        self._over.release()
-        self.join()
-
-    def run(self) -> None:
-        """Run the work; called by the interpreter."""
-        try:
-            self._work()
-        except Cancelled:
-            return
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-            self._failed(error)
-        finally:
-            del self._work, self._failed  # they hold the ring and its buffers
-            self._over.release()

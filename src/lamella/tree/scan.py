@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from lamella._kernels import walk
 from lamella.columns import ARENA, TableBuilder
+from lamella.stream.worker import on_own_thread
 from lamella.table import EntryTable
 
 __all__ = ["Scan", "directory", "scan", "scan_fd", "scan_pair"]
@@ -108,7 +108,7 @@ def scan_fd(
         walk.own_cwd()
         return walker.run()
 
-    return _on_a_thread(run)
+    return on_own_thread("scan", run)
 
 
 class _Walker:
@@ -157,21 +157,6 @@ class _Walker:
         path = bytes(self.builder.columns[ARENA][begin : begin + self.get("path_len")])
         self.odd[self.get("special") == _GHOST].append(path)
 
-
-def _on_a_thread(call: Callable[[], Scan]) -> Scan:
-    # not one of a pool: the thread keeps the working directory it was given
-    done: Future[Scan] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(call())
-        except BaseException as error:  # noqa: BLE001  raised again by whoever asks for the result
-            done.set_exception(error)
-
-    thread = threading.Thread(target=run, name="lamella-scan")
-    thread.start()
-    thread.join()
-    return done.result()
 
 
 @contextlib.contextmanager
