@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import lamella
+from lamella.drivers import _overlay_trial
 from lamella.drivers._run import mounts_below
 from lamella.image.documents import OCI_CONFIG
 from lamella.image.writer import LayoutWriter, image_config
@@ -287,6 +288,8 @@ def _promised(root: Path) -> set[str]:
     if not (root / "store.db").exists():
         return set()
     with sqlite3.connect(root / "store.db") as db:
+        if not db.execute("SELECT * FROM sqlite_master WHERE name = 'snapshot'").fetchall():
+            return set()  # its first process died before it was a store
         return {key for (key,) in db.execute("SELECT key FROM snapshot WHERE state = 'ready'")}
 
 
@@ -382,6 +385,21 @@ def config_of(folder: Path, driver: str) -> str:
         out.unpack(folder / "root")
         assert (folder / "root" / "a").read_bytes() == b"a"
         return out.manifest["config"]["mediaType"] if out.manifest["config"]["mediaType"] == OCI_CONFIG else "other"
+
+
+def killed_in_a_trial(folder: Path) -> dict[str, Any]:
+    """Kill a process that tries the overlay for its new store, with the trial mounted; open the store; return what is left."""
+    root = folder / "store"
+
+    def work() -> None:
+        _overlay_trial._change = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        Store(root, driver="overlay")
+
+    died = os.WIFSIGNALED(in_child(work))
+    before = len(mounts_below(root))
+    with Store(root, driver="overlay") as store:
+        wrong = store.check()
+    return {"died": died, "before": before, "wrong": wrong, "mounted": mounts_below(root), "trial": (root / "trial").exists()}
 
 
 def killed_any_time(folder: Path, driver: str, n: int, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lamella.drivers._run import detach, mounts_below
 from lamella.drivers.registry import choose, driver_class
 from lamella.errors import StoreError
 from lamella.image.writer import LayoutWriter
@@ -17,11 +18,14 @@ from lamella.model import Choice
 from lamella.store.database import Database
 from lamella.store.graph import Graph
 from lamella.store.owners import Owner
+from lamella.tree.root import Root
+from lamella.tree.scan import directory
 
 __all__ = ["Site"]
 
 _FOLDERS = ("images", "mnt", "owners")
 _DATABASE = "store.db"
+_TRIAL = "trial"
 
 
 @contextlib.contextmanager
@@ -95,12 +99,27 @@ class Site:
         for folder in _FOLDERS:
             (self.root / folder).mkdir(mode=0o700, exist_ok=True)
 
+    @contextlib.contextmanager
+    def _trial(self) -> Iterator[Path]:
+        """Lend a folder to try drivers in; what a process that died while it tried them left mounted there goes first."""
+        folder = self.root / _TRIAL
+        for path in mounts_below(folder):
+            detach(path, lazy=True)
+        with directory(self.root) as fd:
+            Root(fd).remove(fd, os.fsencode(_TRIAL), os.fsencode(_TRIAL))
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            folder.rmdir()
+
     def _chosen(self, driver: str, backend: str, options: Mapping[str, str] | None) -> tuple[Choice, dict[str, str]]:
         """Return driver and options as recorded; of a new store, choose and record them."""
         with self.graph.change():
             facts = self.graph.facts()
             if facts is None:
-                choice = choose(self.root, driver, backend)
+                with self._trial() as folder:
+                    choice = choose(folder, driver, backend)
                 given = dict(options or {})
                 driver_class(choice.driver, choice.backend)(self.root, given)  # options that it does not know
                 self.graph.record_facts({

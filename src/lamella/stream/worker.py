@@ -76,8 +76,8 @@ def on_own_thread(
 ) -> T:
     """Run ``work`` in a thread that is nobody else's, and return its result or raise its error.
 
-    The thread may have a umask and a working directory of its own. ``report`` is called ten times a second meanwhile. An
-    interrupt, or an error of ``report``, calls ``stop`` and is raised once the thread has ended.
+    The thread may have a umask and a working directory of its own. ``report`` is called ten times a second meanwhile, and at
+    the end. An interrupt, or an error of ``report``, calls ``stop`` and is raised once the thread has ended.
     """
     done: Future[T] = Future()
 
@@ -90,7 +90,9 @@ def on_own_thread(
     worker = Worker(name, run, done.set_exception)
     try:
         worker.start()
-        while not worker.over(0.1 if report else 1.0):
+        ended = False
+        while not ended:
+            ended = worker.over(0.1 if report else 1.0)
             if report:
                 report()
     except BaseException:

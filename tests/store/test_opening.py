@@ -1,0 +1,12 @@
+"""A store that is opened for the first time, and what may go wrong before it has a driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.store import scenes
+
+
+def test_killed_while_it_tries_a_driver(box: Any) -> None:
+    found = box.call(scenes.killed_in_a_trial)
+    assert found == {"died": True, "before": 1, "wrong": [], "mounted": [], "trial": False}
