@@ -17,6 +17,7 @@ from typing import Any
 
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
+from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
 
 __all__ = ["JOBS", "main"]
 
@@ -145,6 +146,10 @@ def _zlib(tar: str, out: str) -> Call:
     return call
 
 
+def _of(job: Callable[..., Facts]) -> Callable[..., Call]:
+    return lambda *arguments: lambda: job(*arguments)
+
+
 JOBS: dict[str, Callable[..., Call]] = {
     "apply": _apply,
     "changes": _changes,
@@ -158,6 +163,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     "write": _write,
     "zlib": _zlib,
     **IMAGE_JOBS,
+    **{name: _of(job) for name, job in SNAPSHOT_JOBS.items()},
 }
 
 

@@ -26,12 +26,13 @@ class Target:
 
     ``kind``: "faster" is peer's wall time ÷ ours, "share" ours ÷ peer's, "cpu" our CPU seconds, "rss" our peak in MB,
     "further" bytes an entry from ``peer`` to ``ours``, "calls" system calls a file from ``peer`` to ``ours``, "each" our
-    microseconds a change beyond a millisecond, "flat" ours ÷ the same for a smaller tree (``peer``).
+    microseconds a change beyond a millisecond, "flat" ours ÷ the same for a smaller tree (``peer``), "times" ours ÷ peer's,
+    "rate" our gigabytes a second.
     """
 
     panel: str
     fs: str
-    kind: Literal["faster", "share", "cpu", "rss", "further", "calls", "each", "flat"]
+    kind: Literal["faster", "share", "cpu", "rss", "further", "calls", "each", "flat", "times", "rate"]
     ours: str
     peer: str
     sense: Literal[">=", "<="]
@@ -68,6 +69,8 @@ _TEXTS: dict[str, Callable[[float], str]] = {
     "calls": lambda value: f"{value:.2f} a file",
     "each": lambda value: f"{value:.1f} µs a change",
     "flat": lambda value: f"{value:.2f} of the small tree's",
+    "times": lambda value: f"{value:.2f}{TIMES} its time",
+    "rate": lambda value: f"{value:.2f} GB/s",
 }
 
 
@@ -120,6 +123,11 @@ TARGETS: tuple[Target, ...] = (
     _faster("import", "ext4", "skopeo, overlay", 4.0, ours="lamella, overlay"),
     _faster("import", "ext4", "ctr, overlayfs", 4.0, ours="lamella, overlay"),
     _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
+    _faster("import", "btrfs", "skopeo, btrfs", 2.5, ours="lamella, btrfs"),
+    _faster("snapshot diff", "btrfs", "both walked", 20.0),
+    Target("union find", "tmpfs", "times", "lamella, aufs", "kernel overlay", "<=", 4.0),
+    Target("union read", "tmpfs", "rate", "lamella, aufs", "", ">=", 0.6),
+    Target("mount", "tmpfs", "rss", OURS, "", "<=", 150),
 )
 
 
@@ -179,8 +187,10 @@ def _value(kind: str, ours: Run, peer: Run) -> float:
         return ours.rss / 1e6
     if kind == "each":
         return max(0.0, ours.wall - 1e-3) * 1e6 / int(ours.facts["changes"])
-    if kind == "flat":
+    if kind in ("flat", "times"):
         return ours.wall / peer.wall
+    if kind == "rate":
+        return float(ours.facts["nbytes"]) / ours.wall / 1e9
     if kind == "further":
         return (ours.rss - peer.rss) / int(ours.facts["entries"] - peer.facts["entries"])
     return int(ours.facts["calls"] - peer.facts["calls"]) / int(ours.facts["files"] - peer.facts["files"])

@@ -1,4 +1,4 @@
-"""Where layers are applied to: tmpfs, and an ext4 that is made anew for every measurement.
+"""Where layers are applied to: tmpfs, and an ext4 or a btrfs that is made anew for every measurement.
 
 An ext4 that has seen a mass of deletions creates files many times slower (docs/benchmarks.md), and the file system that
 the machine keeps its own files on has seen everything. So there is a file on tmpfs, preallocated once, with a fresh file
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from lamella.bench.measure import MeasureError, program
 
-__all__ = ["Ext4", "Ground", "Tmpfs", "memory_folder", "missing_for_ext4", "remove", "run"]
+__all__ = ["Btrfs", "Ext4", "Ground", "Tmpfs", "memory_folder", "missing_for_ext4", "remove", "run"]
 
 PATIENCE = 1.0  # seconds that a loop device may take to be free
 MEMORY = Path("/dev/shm")  # noqa: S108  (a fresh folder of our own is made in it)
@@ -98,8 +98,7 @@ class Ext4:
                 self._disk.unlink()
                 raise MeasureError(f"no room for an ext4 of {self._nbytes >> 20} MiB: {error}") from error
         self._mount.mkdir(exist_ok=True)
-        options = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
-        run("mkfs.ext4", "-q", "-F", "-N", str(self._n_inodes), "-E", options, str(self._disk))
+        self._format(self._disk)
         try:
             run("mount", "-o", "loop", str(self._disk), str(self._mount))
             root = self._mount / "ground"
@@ -107,6 +106,10 @@ class Ext4:
             yield root
         finally:
             self.release()
+
+    def _format(self, disk: Path) -> None:
+        options = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+        run("mkfs.ext4", "-q", "-F", "-N", str(self._n_inodes), "-E", options, str(disk))
 
     def release(self) -> None:
         """Unmount, lazily if it is busy, and detach every loop device of the file.
@@ -149,3 +152,12 @@ def missing_for_ext4() -> str | None:
         return "no loop devices here (/dev/loop-control)"
     absent = [name for name in ("mkfs.ext4", "mount", "umount", "losetup") if program(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
+
+
+class Btrfs(Ext4):
+    """A btrfs in the same way."""
+
+    name = "btrfs"
+
+    def _format(self, disk: Path) -> None:
+        run("mkfs.btrfs", "-q", "-f", "-K", str(disk))

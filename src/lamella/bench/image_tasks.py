@@ -17,7 +17,6 @@ __all__ = ["imports", "squash", "unpack_gzip", "unpack_zstd"]
 
 LEFT_OUT = "start left out"
 NO_LAYERS = f"{peers.NONE}: what a layer hides is written too"
-CONTAINERS_STORAGE = "skopeo, overlay"
 _UNPACKED = {"gzip": "igzip", "zstd": "zstd"}
 
 
@@ -82,10 +81,13 @@ def imports(corpus: ImageCorpus, ground: Ground) -> Panel:
 
         return Contender(f"lamella, {driver}", measure, f"Store(ROOT, driver={driver!r}).import_image(REF), syncfs, {LEFT_OUT}")
 
-    contenders = (
-        ours("overlay"), _skopeo(corpus, sync=True), _ctr(corpus, layout, "overlayfs", sync=True),
-        ours("vfs"), _ctr(corpus, layout, "native", sync=True),
-    )  # fmt: skip
+    if ground.name == "btrfs":
+        contenders: tuple[Contender, ...] = ours("btrfs"), _skopeo(corpus, "btrfs", sync=True)
+    else:
+        contenders = (
+            ours("overlay"), _skopeo(corpus, sync=True), _ctr(corpus, layout, "overlayfs", sync=True),
+            ours("vfs"), _ctr(corpus, layout, "native", sync=True),
+        )  # fmt: skip
     return Panel("import", "import an image of gzip layers into a store", ground, contenders, max_rounds=3)
 
 
@@ -114,17 +116,19 @@ def _umoci(name: str, words: list[str], corpus: ImageCorpus, tally: Tally) -> Co
     return Contender(name, measure, f"umoci {' '.join(words)} --image REF ROOT", "nothing")
 
 
-def _skopeo(corpus: ImageCorpus, *, sync: bool = False) -> Contender:
+def _skopeo(corpus: ImageCorpus, driver: str = "overlay", *, sync: bool = False) -> Contender:
+    trees = "btrfs/subvolumes/*" if driver == "btrfs" else "overlay/*/diff"
+
     def measure(folder: Path) -> Sample:
-        store = f"containers-storage:[overlay@{folder}/store+{folder}/run]bench:latest"
+        store = f"containers-storage:[{driver}@{folder}/store+{folder}/run]bench:latest"
         flags = ["--insecure-policy", "--tmpdir", str(folder / "scratch")]
         synced = [[["sync", "-f", str(folder)]]] if sync else []
         sample = _pipes(folder, [[["skopeo", *flags, "copy", "-q", corpus.gzip, store]], *synced])
-        _check_layers(list((folder / "store" / "overlay").glob("*/diff")), corpus)
+        _check_layers(list((folder / "store").glob(trees)), corpus)
         return sample
 
-    how = f"skopeo copy REF containers-storage:[overlay@STORE+RUN]NAME{'; sync -f STORE' if sync else ''}"
-    return Contender(CONTAINERS_STORAGE, measure, how, "diff_ids")
+    how = f"skopeo copy REF containers-storage:[{driver}@STORE+RUN]NAME{'; sync -f STORE' if sync else ''}"
+    return Contender(f"skopeo, {driver}", measure, how, "diff_ids")
 
 
 def _ctr(corpus: ImageCorpus, layout: Path, snapshotter: str = "overlayfs", *, sync: bool = False) -> Contender:

@@ -48,12 +48,12 @@ def load() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
-def high_water() -> int:
-    """Return the peak of this process's resident memory, in bytes (proc(5), VmHWM: since its exec)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def high_water(pid: int | str = "self") -> int:
+    """Return the peak of a process's resident memory, in bytes (proc(5), VmHWM: since its exec)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise OSError("no VmHWM in /proc/self/status")
+    raise OSError(f"no VmHWM in /proc/{pid}/status")
 
 
 class Watch:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, gate, image_tasks, machine, peers, uppers, workloads
+from lamella.bench import costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
-from lamella.bench.ground import Ext4, Tmpfs, memory_folder, remove
+from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
 from lamella.bench.image_corpus import ImageCorpus, given_image, image_corpus
 from lamella.bench.measure import MeasureError
 from lamella.bench.panel import Panel, Run, run_panel
@@ -199,7 +199,8 @@ class _ImagePart:
         if self._zstd or not self._gzip:
             found.append(image_tasks.unpack_zstd(corpus, tmpfs))
         found.append(image_tasks.squash(corpus, tmpfs))
-        return [*found, image_tasks.imports(corpus, _stacked(home, corpus))]
+        found += [image_tasks.imports(corpus, ground) for ground in _stacked(home, corpus)]
+        return [*found, snapshots.mount_image(corpus, tmpfs)]
 
 
 class _FreePart:
@@ -221,19 +222,31 @@ class _FreePart:
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),
             costs.memory_of_diff(tmpfs, quick=self._quick),
+            snapshots.snapshot_diff(_btrfs(home), quick=self._quick),
+            snapshots.union_find(tmpfs, quick=self._quick),
+            snapshots.union_read(tmpfs, quick=self._quick),
         ]
+
+
+def _btrfs(home: Path) -> Btrfs:
+    folder = home / "btrfs"
+    folder.mkdir(exist_ok=True)
+    return Btrfs(folder, 1 << 30, 0)
 
 
 def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
     return Tmpfs(home), Ext4(home, _disk_nbytes(nbytes, n_entries), 2 * n_entries + 10_000)
 
 
-def _stacked(home: Path, corpus: ImageCorpus) -> Ext4:
-    """Return ground for a tree a layer, each with all that is below it: half of the image each, by and large."""
+def _stacked(home: Path, corpus: ImageCorpus) -> tuple[Ext4, Btrfs]:
+    """Return grounds for a tree a layer, each with all that is below it: half of the image each, by and large."""
     folder = home / "stacked"
     folder.mkdir(exist_ok=True)
     nbytes = (corpus.layers * corpus.nbytes // 2 + 4096 * corpus.entries + (512 << 20)) & -4096
-    return Ext4(folder, nbytes, corpus.layers * corpus.entries + 10_000)
+    other = home / "subvolumes"
+    other.mkdir(exist_ok=True)
+    disk = _disk_nbytes(corpus.nbytes, corpus.entries)
+    return Ext4(folder, nbytes, corpus.layers * corpus.entries + 10_000), Btrfs(other, disk, 0)
 
 
 def _check_room(home: Path, wanted: int) -> None:

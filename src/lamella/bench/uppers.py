@@ -17,7 +17,7 @@ from lamella.bench.ground import Ground, run
 from lamella.bench.measure import MeasureError, Sample, alone, in_python
 from lamella.bench.panel import Contender, Panel
 
-__all__ = ["CASES", "make_upper", "names_of_upper", "time_upper", "upper_diff"]
+__all__ = ["A_FOLDER", "CASES", "SPARE", "change", "make_upper", "names_of_upper", "path_of", "time_upper", "upper_diff"]
 
 A_FOLDER = 50  # files
 SPARE = 10  # files for each change: those among which the changes are made
@@ -62,7 +62,8 @@ def upper_diff(ground: Ground, *, quick: bool) -> Panel:
     return Panel("upper diff", "find the changes of an overlay", ground, contenders, prepare)
 
 
-def _path(number: int) -> str:
+def path_of(number: int) -> str:
+    """Return where file ``number`` of a tree is: fifty in a directory, fifty of those in one."""
     folder = number // A_FOLDER
     return f"d{folder // A_FOLDER:03}/e{folder:05}/f{number:07}"
 
@@ -72,7 +73,7 @@ def _make_lower(top: Path, files: int) -> None:
     top.mkdir()
     filled = SPARE * max((changes for changes, of in CASES if of == files), default=0)
     for number in range(files):
-        path = f"{top}/{_path(number)}"
+        path = f"{top}/{path_of(number)}"
         if number % A_FOLDER == 0:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         if number < filled:
@@ -94,16 +95,16 @@ def make_upper(home: Path, name: str, n_changes: int, *, features: str) -> dict[
     options = f"lowerdir={home}/lower-{files},upperdir={upper},workdir={work},index=off,{FEATURES[features]}"
     run("mount", "-t", "overlay", "overlay", "-o", options, str(merged))
     for number in range(n_changes):
-        _change(merged / _path(SPARE * number), number)
+        change(merged / path_of(SPARE * number), number)
     if features == "on":  # without redirect_dir the kernel moves no directory of a lower layer
         for number in range(0, n_changes, 100):
-            folder = (merged / _path(SPARE * number)).parent
+            folder = (merged / path_of(SPARE * number)).parent
             folder.rename(folder.with_name(f"{folder.name}.moved"))
     run("umount", str(merged))
     return {"changes": n_changes}
 
 
-def _change(path: Path, number: int) -> None:
+def change(path: Path, number: int) -> None:
     """Make one change: half are writes, the others modes, deletions, new names and moves."""
     kind = number % 10
     if kind < 5:
