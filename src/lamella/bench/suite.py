@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
+from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -216,22 +216,29 @@ class _FreePart:
 
     def panels(self, home: Path) -> list[Panel]:
         """List them."""
-        tmpfs = Tmpfs(home)
+        tmpfs, btrfs = Tmpfs(home), _btrfs(home)
         return [
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),
             costs.memory_of_diff(tmpfs, quick=self._quick),
-            snapshots.snapshot_diff(_btrfs(home), quick=self._quick),
+            snapshots.snapshot_diff(btrfs, quick=self._quick),
             snapshots.union_find(tmpfs, quick=self._quick),
             snapshots.union_read(tmpfs, quick=self._quick),
+            *(driver_costs.driver_costs(ground, quick=self._quick) for ground in (_disk(home), btrfs)),
         ]
 
 
 def _btrfs(home: Path) -> Btrfs:
     folder = home / "btrfs"
     folder.mkdir(exist_ok=True)
-    return Btrfs(folder, 1 << 30, 0)
+    return Btrfs(folder, 4 << 30, 0)
+
+
+def _disk(home: Path) -> Ext4:
+    folder = home / "ext4"
+    folder.mkdir(exist_ok=True)
+    return Ext4(folder, 4 << 30, 400_000)
 
 
 def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
