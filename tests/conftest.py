@@ -51,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_worker(config):
         config.stash[HOME] = Path(os.environ[HOME_VARIABLE])
         return
+    if os.environ.get("LAMELLA_TRACE") == "1" and config.pluginmanager.hasplugin("xdist"):
+        from xdist.workermanage import NodeManager  # noqa: PLC0415
+
+        NodeManager.EXIT_TIMEOUT = 300  # gcc's counts are written at a worker's very end, which may take long
     sweep()
     config.stash[BEFORE] = machine_state()
     home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=parts.TMPFS))
