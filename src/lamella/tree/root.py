@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "open_roots", "split", "sync_tree"]
+__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "make_plain", "open_roots", "split", "sync_tree"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
@@ -67,6 +67,14 @@ def clear_acls(directory: int | str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.ENOTSUP):
                 raise
+
+
+def make_plain(fd: int) -> None:
+    """Give a new directory mode 0755 and nothing that it inherited."""
+    clear_acls(fd)
+    if os.fstat(fd).st_gid != os.getegid():
+        os.fchown(fd, -1, os.getegid())
+    os.fchmod(fd, 0o755)
 
 
 def open_roots(directories: Iterable[str | os.PathLike[str]]) -> tuple[list[Root], contextlib.ExitStack]:
