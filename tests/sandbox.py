@@ -342,14 +342,14 @@ _MOUNT = 'mount -o loop "$0" "$1" && shift && exec "$@"'
 
 
 @contextlib.contextmanager
-def _on_btrfs(folder: Path, *, uid: int | None = None, user: bool = False) -> Iterator[Sandbox]:
+def on_btrfs(folder: Path, *, uid: int | None = None, user: bool = False, nbytes: int = BTRFS_NBYTES) -> Iterator[Sandbox]:
     """Lend a sandbox whose place to write is a fresh btrfs, mounted in there alone: the loop device goes when it ends."""
     parts.requires("btrfs")
     folder.mkdir()
     disk, where = folder / "disk", folder / "where"
     where.mkdir()
     with disk.open("wb") as file:
-        file.truncate(BTRFS_NBYTES)
+        file.truncate(nbytes)
     through = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, str(disk), str(where))
     more = ("unshare", "--user", "--map-root-user") if user else ()
     try:
@@ -380,7 +380,7 @@ def without_subvolumes(folder: Path, check: Callable[..., Any], *args: Any, **kw
 @pytest.fixture(scope="session")
 def btrfs_box(home: Path, worker: str) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which root stays root."""
-    with _on_btrfs(home / f"btrfs-{worker}") as child:
+    with on_btrfs(home / f"btrfs-{worker}") as child:
         yield child
 
 
@@ -388,12 +388,12 @@ def btrfs_box(home: Path, worker: str) -> Iterator[Sandbox]:
 def btrfs_user_box(home: Path, worker: str) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which the caller is root of a user namespace."""
     parts.requires("userns")
-    with _on_btrfs(home / f"btrfs-user-{worker}", user=True) as child:
+    with on_btrfs(home / f"btrfs-user-{worker}", user=True) as child:
         yield child
 
 
 @pytest.fixture(scope="session")
 def btrfs_nobody_box(home: Path, worker: str) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which the caller is an ordinary user."""
-    with _on_btrfs(home / f"btrfs-nobody-{worker}", uid=NOBODY) as child:
+    with on_btrfs(home / f"btrfs-nobody-{worker}", uid=NOBODY) as child:
         yield child

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lamella.layer.diff import changes
 from lamella.layer.touched import changes_of_touched
 from lamella.model import Mount, SnapshotKind, Usage
 from lamella.tree.room import room_of
-from lamella.tree.root import Root, make_plain, split, sync_tree
+from lamella.tree.root import Root, lstat, make_plain, split, sync_tree
 from lamella.tree.scan import directory
 
 __all__ = ["Btrfs", "remove_subvolume"]
@@ -224,10 +225,11 @@ def remove_subvolume(folder: int, name: str) -> None:
 
 def _clear(folder: int, name: str) -> None:
     """Remove the subvolumes in a subvolume, and let it be written."""
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    status = lstat(folder, os.fsencode(name))
+    if status is None or not stat.S_ISDIR(status.st_mode) or status.st_ino != calls.ROOT:
+        return
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        if os.fstat(fd).st_ino != calls.ROOT:
-            return
         calls.set_read_only(fd, False)
         for path in calls.nested(fd):
             parent, inner = split(path)

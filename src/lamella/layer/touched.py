@@ -117,16 +117,12 @@ class _Look:
 
     def _gone(self, path: bytes) -> None:
         """Add the names that only the lower directory has, and one that both have: whether any is kept counts (19)."""
-        below_, above = (self._listed(side, path) for side in (0, 1))
-        gone = below_ - above
-        if not gone:
-            return
-        self.paths.update(join(path, os.fsencode(name)) for name in gone)
-        for name in below_ & above:
-            kept = join(path, os.fsencode(name))
-            if kept not in self.paths:  # and so is what it was
+        lower, upper = (self._listed(side, path) for side in (0, 1))
+        self.paths.update(join(path, os.fsencode(name)) for name in lower - upper)
+        for name in lower:
+            if name in upper and (kept := join(path, os.fsencode(name))) not in self.paths:  # it is what it was
                 self.paths.add(kept)
-                break
+                return
 
     def _listed(self, side: int, path: bytes) -> set[str]:
         with below(self.sides[side].directories[0], path), self.sides[side].roots[0].dir(path) as fd:

@@ -17,6 +17,7 @@ __all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "make_pl
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
+_PATH_MAX = 4096  # of what the kernel takes at a time, its NUL included
 
 
 Below = Callable[[bytes], "tuple[int, bytes] | None"]  # path -> mode and symlink text, None for nothing there
@@ -95,8 +96,12 @@ class Root:
         self.fd = fd
 
     def open_dir(self, path: bytes) -> int:
-        """Open directory ``path`` following no symlink: OSError ELOOP or ENOTDIR where something else stands."""
-        return confine.open_beneath(self.fd, path or b".", _DIR)
+        """Open directory ``path``, of any length, following no symlink: OSError ELOOP or ENOTDIR where something else is."""
+        half = path.rfind(b"/", 0, _PATH_MAX) if len(path) >= _PATH_MAX else -1
+        if half < 0:
+            return confine.open_beneath(self.fd, path or b".", _DIR)
+        with self.dir(path[:half]) as fd:
+            return Root(fd).open_dir(path[half + 1 :])
 
     @contextlib.contextmanager
     def dir(self, path: bytes) -> Iterator[int]:
