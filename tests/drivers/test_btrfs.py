@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,6 @@ from lamella.testing.trees import (
     File,
     Hardlink,
     Hole,
-    Move,
     Remove,
     Rename,
     Script,
@@ -44,7 +44,8 @@ from lamella.testing.trees import (
     build,
 )
 from lamella.tree.room import room_of
-from tests.sandbox import without_subvolumes
+from tests import parts
+from tests.sandbox import on_btrfs, without_subvolumes
 
 pytestmark = pytest.mark.requires("btrfs")
 
@@ -363,6 +364,21 @@ def test_thousands_of_changes(btrfs_box):
     in_box(btrfs_box, thousands)
 
 
+def most(folder: Path, n: int) -> tuple[str, tuple[str, ...], int]:
+    """Change ``n`` of 5000 files."""
+    of = driver(folder)
+    where = based(of, Script(tuple(File(f"f{i}") for i in range(5000))))
+    for i in range(n):
+        os.chmod(of.root / "2" / f"f{i}", 0o600)
+    road, reasons, paths = walked(of, where)
+    return road, reasons, len(paths)
+
+
+def test_where_very_much_was_touched_both_trees_are_walked_and_it_is_said(btrfs_box):
+    assert in_box(btrfs_box, most, 1000) == ("search", (), 1000)
+    assert in_box(btrfs_box, most, 2500) == ("walk", ("so much was touched that to walk is faster",), 2500)
+
+
 def only_read(folder: Path) -> tuple[int, int]:
     """Have access times written, and nothing else."""
     of = driver(folder)
@@ -383,13 +399,13 @@ def test_to_read_is_no_change(btrfs_box):
 def in_use(folder: Path) -> None:
     of = driver(folder)
     where = based(of)
-    with mounted([*of.mounts(where), Mount("bind", str(of.root / "2"))], of.mount_points) as path:
-        with open(f"{path}/top", "ab") as opened:
-            opened.write(b"more")
-            opened.flush()
-            with of.changes(where) as found:
-                assert [c.path for c in found] == [b"top"]
-                assert layer(found).count(b"topmore") == 1
+    twice = [*of.mounts(where), *of.mounts(where)]
+    with mounted(twice, of.mount_points) as path, open(f"{path}/top", "ab") as opened:
+        opened.write(b"more")
+        opened.flush()
+        with of.changes(where) as found:
+            assert [c.path for c in found] == [b"top"]
+            assert layer(found).count(b"topmore") == 1
 
 
 def test_what_is_being_written_is_seen(btrfs_box):
@@ -617,6 +633,37 @@ def test_a_snapshot_has_the_size_that_it_may_have(btrfs_box):
     in_box(btrfs_box, limited)
 
 
+def full(folder: Path) -> None:
+    """Fill the disk, and go on with what is left when the snapshot that did it is gone."""
+    of = driver(folder)
+    where = based(of)
+    before = listing(of.root / "1")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        filled(of.root / "2" / "much", 200)
+    with of.changes(where) as found:
+        assert (found.road, [c.path for c in found]) == ("search", [b"much"])
+    of.remove(2)
+    assert os.listdir(of.root) == ["1"]
+    until = time.monotonic() + 20
+    while True:  # the kernel frees it later
+        try:
+            of.create(place(3, 1))
+            filled(of.root / "3" / "some", 20)
+            break
+        except OSError as error:
+            assert (error.errno, time.monotonic() < until) == (errno.ENOSPC, True)
+            of.remove(3)
+            of.sync()
+    with of.changes(place(3, 1)) as found:
+        assert [c.path for c in found] == [b"some"]
+    assert compare(before, listing(of.root / "1")) == []
+
+
+def test_a_full_disk_is_an_error_and_its_cause_can_be_removed(home, worker):
+    with on_btrfs(home / f"btrfs-full-{worker}", nbytes=parts.BTRFS_NBYTES) as box:
+        in_box(box, full)
+
+
 def unlimited(folder: Path) -> tuple[str, list[str]]:
     of = driver(folder, size="8M")
     with pytest.raises(DriverUnavailable) as info:
@@ -649,7 +696,8 @@ def errors(folder: Path) -> list[str]:
     of = driver(folder)
     based(of)
     said = []
-    for call in (lambda: of.create(place(1)), lambda: of.create(place(5, 4)), lambda: of.commit(place(6)), lambda: of.usage(place(6))):
+    tried = [lambda: of.create(place(1)), lambda: of.create(place(5, 4))]
+    for call in (*tried, lambda: of.commit(place(6)), lambda: of.usage(place(6))):
         with pytest.raises(OSError) as info:  # noqa: PT011
             call()
         said.append(f"{errno.errorcode[info.value.errno]} {os.path.basename(info.value.filename)}")

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
-    "LAST", "ROOT", "Key", "Subvolume", "about", "create", "described", "destroy", "enable_quotas", "forget_quota", "items",
-    "limit", "nested", "set_read_only", "snapshot",
+    "INODE", "LAST", "ROOT", "Key", "Subvolume", "about", "create", "described", "destroy", "enable_quotas", "forget_quota",
+    "items", "limit", "nested", "set_read_only", "snapshot",
 ]  # fmt: skip
 
-Key = tuple[int, int, int]  # object, type of item, offset
+Key = tuple[int, int, int]  # inode, type of item, offset
 
 ROOT = 256  # the inode number of a subvolume's root; no other inode has a lower one
 LAST = (1 << 64) - 256  # no inode has a higher one
+INODE = 1  # the type of the item that describes an inode
 _ALL = (1 << 64) - 1
 _NAME_MAX = 255
 
@@ -52,11 +53,13 @@ _QUOTA_ENABLE, _MAX_RFER = 1, 1
 _AREA, _AREA_OF_ONE = 1 << 18, 1 << 12  # bytes of items that one search returns at most, to begin with
 _AREA_MAX = 1 << 24
 _MANY = (1 << 32) - 1
-_HEADER, _N_ITEMS = 104, 64  # bytes of a search's key, before the size of the area; where it says how many were found
+_N_ITEMS, _FIRST = 64, 112  # where a search says how many items it found, and where they begin
 _KIND_MAX = 255
 _INFO = struct.Struct("<Q256sQQQQ16s16s16sQQ")
 _SEARCH = struct.Struct("<QQQQQQQIIIxxxx32xQ")
-_ITEM = struct.Struct("<QQQII")  # transaction, object, offset, type, bytes of content, which follows
+_ITEM = struct.Struct("<8xQQII").unpack_from  # inode, offset, type, bytes of content, which follows
+_ITEM_HEAD = 32
+_WRITTEN = struct.Struct("<8xQ").unpack_from  # the transaction in which an inode was, from its item
 
 
 def _call(fd: int, number: int, argument: bytearray) -> None:
@@ -190,17 +193,16 @@ def forget_quota(fd: int, number: int) -> None:
 def items(
     fd: int, first: Key, last: Key, kinds: frozenset[int], *, since: int = 0
 ) -> Iterator[tuple[int, int, int, bytes]]:  # fmt: skip
-    """Iterate over (object, type, offset, content) of the tree's items from ``first`` to ``last`` that are of ``kinds``.
+    """Iterate over (inode, type, offset, content) of the tree's items from ``first`` to ``last`` that are of ``kinds``.
 
-    ``since``: only of leaves that were written in this transaction or later, which hold other items too. OSError EPERM
-    for all but root.
+    ``since``: only those of inodes that were written in this transaction or later. Leaves that were not are passed over by
+    the kernel, and an inode has all its other items behind the one that says when it was. OSError EPERM for all but root.
     """
     area = _AREA if first[0] != last[0] else _AREA_OF_ONE
+    current, fresh = -1, not since
     while first <= last:
-        found = bytearray(_HEADER + 8 + area)
-        _SEARCH.pack_into(
-            found, 0, 0, first[0], last[0], first[2], last[2], since, _ALL, first[1], last[1], _MANY, area
-        )  # fmt: skip
+        found = bytearray(_FIRST + area)
+        _SEARCH.pack_into(found, 0, 0, first[0], last[0], first[2], last[2], since, _ALL, first[1], last[1], _MANY, area)
         try:
             _call(fd, _TREE_SEARCH_V2, found)
         except OSError as error:
@@ -211,14 +213,17 @@ def items(
         (n,) = struct.unpack_from("<I", found, _N_ITEMS)
         if not n:
             return
-        at = _HEADER + 8
+        at = _FIRST
         for _ in range(n):
-            _, number, offset, kind, nbytes = _ITEM.unpack_from(found, at)
-            at += _ITEM.size
-            if kind in kinds:
-                yield number, kind, offset, bytes(found[at : at + nbytes])
+            inode, offset, kind, nbytes = _ITEM(found, at)
+            at += _ITEM_HEAD
+            if since and inode != current:
+                current = inode
+                fresh = kind == INODE and _WRITTEN(found, at)[0] >= since
+            if fresh and kind in kinds:
+                yield inode, kind, offset, bytes(found[at : at + nbytes])
             at += nbytes
-        first = _after((number, kind, offset))
+        first = _after((inode, kind, offset))
 
 
 def _after(key: Key) -> Key:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 
-from lamella.drivers._btrfs_calls import LAST, ROOT, items
+from lamella.drivers._btrfs_calls import INODE, LAST, ROOT, items
 from lamella.model import Usage
 from lamella.tree.root import join
 
 __all__ = ["Tree"]
 
-_INODE, _REF, _EXTREF, _EXTENT = 1, 12, 13, 108
+_REF, _EXTREF, _EXTENT = 12, 13, 108
+_OF_NAMES, _OF_ROOM = frozenset((INODE, _REF, _EXTREF)), frozenset((INODE, _EXTENT))
 _INODE_ITEM = struct.Struct("<QQQQQI")  # generation, transaction, size, bytes, group, names
 _REF_ITEM = struct.Struct("<QH")  # index, bytes of the name
 _EXTREF_ITEM = struct.Struct("<QQH")  # directory, index, bytes of the name
@@ -22,6 +23,9 @@ _EXTENT_ITEM = struct.Struct("<QQBBHB")  # generation, bytes in memory, compress
 _PLACE = struct.Struct("<QQ")  # of an extent on disk: where, bytes
 _INLINE = 0
 _ALL = (1 << 64) - 1
+_ANY = frozenset(range(256))
+_MANY, _PART = 2000, 4  # from a quarter of the inodes on, if they are many
+_FIRST, _LAST = (ROOT, 0, 0), (LAST, 255, _ALL)
 
 Name = tuple[int, bytes]  # the directory's inode, and the name there
 
@@ -33,26 +37,37 @@ class Tree:
         self.fd = fd
         self._dirs: dict[int, bytes] = {ROOT: b""}
 
-    def touched(self, since: int) -> set[bytes]:
-        """Return all paths of the inodes that were written after transaction ``since``, if only for their access times."""
-        found: dict[int, tuple[int, list[Name]]] = {}
-        current = -1
-        wanted = frozenset((_INODE, _REF, _EXTREF))
-        for inode, kind, offset, content in items(self.fd, (ROOT, 0, 0), (LAST, 255, _ALL), wanted, since=since + 1):
-            if kind == _INODE:
-                _, written, _, _, _, n_names = _INODE_ITEM.unpack_from(content)
-                current = inode if written > since else -1
-                if current >= 0:
-                    found[inode] = n_names, []
-            elif inode == current:
-                found[inode][1].extend(_names(kind, offset, content))
+    def touched(self, since: int) -> set[bytes] | None:
+        """Return all paths of the inodes that were written after transaction ``since``, if only for their access times.
+
+        None where they are so large a part of all that a look at all is faster.
+        """
+        found: list[tuple[int, int, list[Name]]] = []
+        for inode, kind, offset, content in items(self.fd, _FIRST, _LAST, _OF_NAMES, since=since + 1):
+            if kind == INODE:
+                found.append((inode, _INODE_ITEM.unpack_from(content)[5], []))
+            else:
+                found[-1][2].extend(_names(kind, offset, content))
+        if len(found) >= _MANY and len(found) * _PART > self._highest() - ROOT:
+            return None
         paths = set()
-        for inode, (n_names, names) in found.items():
+        for inode, n_names, names in found:
             if inode == ROOT:
                 paths.add(b"")
-            else:  # the names may be in the next leaf, which was not written
+            else:  # some names may be in the next leaf, which was not written
                 paths.update(self._paths(names if len(names) == n_names else self._refs(inode)))
         return paths
+
+    def _highest(self) -> int:
+        """Return the highest inode number: there are not more inodes than that, but for those that are gone."""
+        low, step = ROOT, 1 << 32
+        while step:
+            found = next(items(self.fd, (low + step, 0, 0), _LAST, _ANY), None)
+            if found is None:
+                step >>= 1
+            else:
+                low = found[0]
+        return low
 
     def names(self, inode: int) -> list[bytes]:
         """Return all paths of an inode."""
@@ -62,10 +77,9 @@ class Tree:
         """Return the room of what was written after transaction ``since``: inodes, and extents of content, each once."""
         n_inodes = nbytes = 0
         extents: dict[int, int] = {}
-        wanted = frozenset((_INODE, _EXTENT))
-        for _, kind, _, content in items(self.fd, (ROOT, 0, 0), (LAST, 255, _ALL), wanted, since=since + 1 if since else 0):
-            if kind == _INODE:
-                n_inodes += _INODE_ITEM.unpack_from(content)[1] > since
+        for _, kind, _, content in items(self.fd, _FIRST, _LAST, _OF_ROOM, since=since + 1 if since else 0):
+            if kind == INODE:
+                n_inodes += 1
                 continue
             written, _, _, _, _, how = _EXTENT_ITEM.unpack_from(content)
             if written <= since:

@@ -88,8 +88,8 @@ class _Look:
     def sockets(self, shown: Shown) -> list[bytes]:
         """Return the upper paths that were found to be sockets: those have no row."""
         root = self.sides[1].roots[0]
-        for path in self.touched:
-            if shown.branch[shown.paths.find(path)] < 0:
+        for row in np.flatnonzero(shown.branch < 0).tolist():
+            if (path := shown.paths.path(row)) in self.touched:
                 parent, name = split(path)
                 with root.dir(parent) as fd:
                     status = lstat(fd, name)
