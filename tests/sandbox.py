@@ -342,10 +342,14 @@ _MOUNT = 'mount -o loop "$0" "$1" && shift && exec "$@"'
 
 
 @contextlib.contextmanager
-def on_btrfs(folder: Path, *, uid: int | None = None, user: bool = False, nbytes: int = BTRFS_NBYTES) -> Iterator[Sandbox]:
-    """Lend a sandbox whose place to write is a fresh btrfs, mounted in there alone: the loop device goes when it ends."""
+def on_btrfs(home: Path, *, uid: int | None = None, user: bool = False, nbytes: int = BTRFS_NBYTES) -> Iterator[Sandbox]:
+    """Lend a sandbox whose place to write is a fresh btrfs, mounted in there alone: the loop device goes when it ends.
+
+    Its disk is a file in the directory ``home``.
+    """
     parts.requires("btrfs")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="btrfs-", dir=home))
+    folder.chmod(0o755)  # for who is an ordinary user
     disk, where = folder / "disk", folder / "where"
     where.mkdir()
     with disk.open("wb") as file:
@@ -378,22 +382,22 @@ def without_subvolumes(folder: Path, check: Callable[..., Any], *args: Any, **kw
 
 
 @pytest.fixture(scope="session")
-def btrfs_box(home: Path, worker: str) -> Iterator[Sandbox]:
+def btrfs_box(home: Path) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which root stays root."""
-    with on_btrfs(home / f"btrfs-{worker}") as child:
+    with on_btrfs(home) as child:
         yield child
 
 
 @pytest.fixture(scope="session")
-def btrfs_user_box(home: Path, worker: str) -> Iterator[Sandbox]:
+def btrfs_user_box(home: Path) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which the caller is root of a user namespace."""
     parts.requires("userns")
-    with on_btrfs(home / f"btrfs-user-{worker}", user=True) as child:
+    with on_btrfs(home, user=True) as child:
         yield child
 
 
 @pytest.fixture(scope="session")
-def btrfs_nobody_box(home: Path, worker: str) -> Iterator[Sandbox]:
+def btrfs_nobody_box(home: Path) -> Iterator[Sandbox]:
     """Give a sandbox on btrfs, in which the caller is an ordinary user."""
-    with on_btrfs(home / f"btrfs-nobody-{worker}", uid=NOBODY) as child:
+    with on_btrfs(home, uid=NOBODY) as child:
         yield child

@@ -659,8 +659,8 @@ def full(folder: Path) -> None:
     assert compare(before, listing(of.root / "1")) == []
 
 
-def test_a_full_disk_is_an_error_and_its_cause_can_be_removed(home, worker):
-    with on_btrfs(home / f"btrfs-full-{worker}", nbytes=parts.BTRFS_NBYTES) as box:
+def test_a_full_disk_is_an_error_and_its_cause_can_be_removed(home):
+    with on_btrfs(home, nbytes=parts.BTRFS_NBYTES) as box:
         in_box(box, full)
 
 

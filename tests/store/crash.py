@@ -22,7 +22,7 @@ BATCH = 50
 def box_for(driver: str) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="lamella-crash-", dir="/dev/shm") as where:
         if driver == "btrfs":
-            with on_btrfs(Path(where) / "btrfs") as box:
+            with on_btrfs(Path(where)) as box:
                 yield OnBtrfs(box)
         else:
             with Sandbox(Path(where)) as box:

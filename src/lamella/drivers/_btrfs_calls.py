@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "INODE", "LAST", "ROOT", "Key", "Subvolume", "about", "create", "described", "destroy", "enable_quotas", "forget_quota",
-    "items", "limit", "nested", "set_read_only", "snapshot",
+    "items", "limit", "nested", "set_read_only", "snapshot", "sync",
 ]  # fmt: skip
 
 Key = tuple[int, int, int]  # inode, type of item, offset
@@ -36,6 +36,7 @@ def _number(direction: int, number: int, nbytes: int) -> int:
     return direction << _DIRECTION | nbytes << 16 | 0x94 << 8 | number
 
 
+_SYNC = _number(_NONE, 8, 0)
 _SUBVOL_CREATE = _number(_WRITE, 14, 4096)
 _SNAP_DESTROY = _number(_WRITE, 15, 4096)
 _SNAP_CREATE_V2 = _number(_WRITE, 23, 4096)
@@ -166,6 +167,11 @@ def _path(subvolume: int, number: int, folder: int) -> bytes:
     _call(subvolume, _LOOKUP_USER, answer)
     name, path = answer[16:272], answer[272:]
     return bytes(path[: path.index(0)] + name[: name.index(0)])
+
+
+def sync(fd: int) -> None:
+    """Have everything on disk, every inode in its tree, and what was removed begin to be freed (else within 30 seconds)."""
+    fcntl.ioctl(fd, _SYNC)
 
 
 # -- quotas -----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from lamella.layer.diff import changes
 from lamella.layer.touched import changes_of_touched
 from lamella.model import Mount, SnapshotKind, Usage
 from lamella.tree.room import room_of
-from lamella.tree.root import Root, lstat, make_plain, split, sync_tree
+from lamella.tree.root import Root, lstat, make_plain, split
 from lamella.tree.scan import directory
 
 __all__ = ["Btrfs", "remove_subvolume"]
@@ -128,8 +128,8 @@ class Btrfs(Driver):
     def remove(self, id_: int) -> None:
         """Remove the subvolume and those that somebody made in it.
 
-        The kernel frees what they hold later. An ordinary user empties them first, unless the file system is mounted with
-        user_subvol_rm_allowed.
+        The kernel frees what they hold later; sync() has it begin. An ordinary user empties them first, unless the file
+        system is mounted with user_subvol_rm_allowed.
         """
         where = self.root / str(id_)
         with directory(self.root) as folder, calls.about("remove subvolume", where):
@@ -155,8 +155,8 @@ class Btrfs(Driver):
         all that the subvolume shows is counted, what it shares with its parent too.
         """
         path = self.root / place.name
-        sync_tree(path)  # what is not written has no extents yet
         with directory(path) as fd:
+            calls.sync(fd)  # what is not written has no extents yet
             made = calls.described(fd)
             try:
                 return Tree(fd).room(made.made if made.is_snapshot else 0)
@@ -164,6 +164,11 @@ class Btrfs(Driver):
                 if error.errno not in _REFUSED:
                     raise
         return room_of(path)
+
+    def sync(self) -> None:
+        """Have all on disk when this returns, and what was removed begin to be freed."""
+        with directory(self.root) as fd, calls.about("sync", self.root):
+            calls.sync(fd)
 
     # -- faster -------------------------------------------------------------------------------------------------------
 
@@ -186,10 +191,10 @@ class Btrfs(Driver):
     @contextlib.contextmanager
     def _searched(self, place: Place, **how: Any) -> Iterator[Changeset]:
         upper, lower = self.root / place.name, self.root / parent_of(place).name
-        sync_tree(upper)  # an inode is in the tree when it is written
         found = None
         try:
             with directory(lower) as low, directory(upper) as up:
+                calls.sync(up)  # an inode is in the tree when it is written
                 touched = _touched(low, up)
                 found = changes_of_touched(lower, upper, touched, Tree(low).names, Tree(up).names, **how)
         except _NotSaid as error:
