@@ -287,6 +287,8 @@ def _promised(root: Path) -> set[str]:
     if not (root / "store.db").exists():
         return set()
     with sqlite3.connect(root / "store.db") as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'snapshot'").fetchone():
+            return set()  # it died while it made the file
         return {key for (key,) in db.execute("SELECT key FROM snapshot WHERE state = 'ready'")}
 
 
