@@ -1,7 +1,7 @@
 """Run code that may try to leave its root where it can do no harm: hostile layers, as root too.
 
 A :class:`Sandbox` is a child process in a mount namespace of its own, in which the whole machine is read-only and
-without devices; one fresh tmpfs is the only place to write. :func:`in_moat` lays treasures around the root of a call
+without devices; one fresh tmpfs, or a btrfs on a loop device, is the only place to write. :func:`in_moat` lays treasures around the root of a call
 (files, links, a pipe that stops who opens it), listed before and after. What leaves the root but stays near is seen as
 a difference; what would go further meets a read-only machine.
 
@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,13 @@ from typing import Any, Self
 import pytest
 
 import lamella
+from lamella.drivers._btrfs_calls import nested
+from lamella.drivers.btrfs import remove_subvolume
 from lamella.drivers.registry import driver_class, installed
 from lamella.testing.listing import Found, compare, listing
 from lamella.testing.tars import layer_tar
 from lamella.testing.trees import Dir, Edit, Fifo, File, Hardlink, Symlink, build
+from lamella.tree.scan import directory
 from tests import parts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -92,11 +96,14 @@ class Sandbox:
     """The child process; ``where`` is an existing empty directory for the tmpfs, ``uid`` whom it becomes (None: stays).
 
     Used as a context manager. A caller who is not root gets a user namespace and is root in there. ``through``: a
-    program, with its options, that starts the child.
+    program, with its options, that starts the child. ``mounted``: it has mounted something at ``where`` itself, which
+    takes the place of the tmpfs.
     """
 
-    def __init__(self, where: Path, *, uid: int | None = None, through: tuple[str, ...] = ()) -> None:
-        self.where, self.uid, self.through = where, uid, through
+    def __init__(
+        self, where: Path, *, uid: int | None = None, through: tuple[str, ...] = (), mounted: bool = False
+    ) -> None:  # fmt: skip
+        self.where, self.uid, self.through, self.mounted = where, uid, through, mounted
         self.child: subprocess.Popen[bytes] | None = None
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
 
@@ -107,7 +114,7 @@ class Sandbox:
         self.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        code = f"from tests import sandbox; sandbox.serve({os.fspath(self.where)!r}, {self.uid!r})"
+        code = f"from tests import sandbox; sandbox.serve({os.fspath(self.where)!r}, {self.uid!r}, {self.mounted!r})"
         path = os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)])
         env = {k: v for k, v in os.environ.items() if not k.startswith("COV")} | {"PYTHONPATH": path}
         argv = [*self.through, sys.executable, "-B", "-c", code]
@@ -164,7 +171,7 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _enter(where: str, uid: int | None) -> None:
+def _enter(where: str, uid: int | None, mounted: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     outer = (os.getuid(), os.getgid())
@@ -177,8 +184,12 @@ def _enter(where: str, uid: int | None) -> None:
     attributes = struct.pack("<QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0)
     _checked(libc.mount(None, b"/", None, MS_PRIVATE | 0x4000, None), "mount --make-rprivate")
     _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes)), "mount_setattr")
-    options = f"mode=0755,size={TMPFS_BYTES},nr_inodes={TMPFS_INODES}".encode()
-    _checked(libc.mount(b"sandbox", os.fsencode(where), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
+    if mounted:
+        attributes = struct.pack("<QQQQ", 0, MOUNT_ATTR_RDONLY, 0, 0)
+        _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(where), 0, attributes, len(attributes)), "mount_setattr")
+    else:
+        options = f"mode=0755,size={TMPFS_BYTES},nr_inodes={TMPFS_INODES}".encode()
+        _checked(libc.mount(b"sandbox", os.fsencode(where), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
     os.chdir(where)
     if "ASAN_OPTIONS" not in os.environ:  # a sanitizer takes terabytes of addresses
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -209,7 +220,7 @@ def _load() -> None:
         driver_class(*key)
 
 
-def serve(where: str, uid: int | None) -> None:
+def serve(where: str, uid: int | None, mounted: bool) -> None:
     """Be the child: enter the sandbox, answer calls until stdin ends. Never returns."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a call prints does not disturb the answers
@@ -217,7 +228,7 @@ def serve(where: str, uid: int | None) -> None:
         _load()  # later, an ordinary user may not be allowed to read it
     if uid is not None:
         importlib.import_module("lamella.testing.suite")
-    _enter(where, uid)
+    _enter(where, uid, mounted)
     _load()  # a user namespace is entered by one thread alone, and libraries start their own
     number = 0
     while len(header := source.read(8)) == 8:
@@ -322,3 +333,71 @@ def nobody_box() -> Iterator[Sandbox]:
         os.chmod(where, 0o755)  # the session's home is for its owner alone
         with Sandbox(Path(where), uid=NOBODY) as child:
             yield child
+
+
+# -- on btrfs ---------------------------------------------------------------------------------------------------------
+
+BTRFS_NBYTES = 4 << 30  # of which few are used
+_MOUNT = 'mount -o loop "$0" "$1" && shift && exec "$@"'
+
+
+@contextlib.contextmanager
+def on_btrfs(home: Path, *, uid: int | None = None, user: bool = False, nbytes: int = BTRFS_NBYTES) -> Iterator[Sandbox]:
+    """Lend a sandbox whose place to write is a fresh btrfs, mounted in there alone: the loop device goes when it ends.
+
+    Its disk is a file in the directory ``home``.
+    """
+    parts.requires("btrfs")
+    folder = Path(tempfile.mkdtemp(prefix="btrfs-", dir=home))
+    folder.chmod(0o755)  # for who is an ordinary user
+    disk, where = folder / "disk", folder / "where"
+    where.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(nbytes)
+    through = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, str(disk), str(where))
+    more = ("unshare", "--user", "--map-root-user") if user else ()
+    try:
+        reason = parts.run(*parts.MKFS["btrfs"], str(disk))
+        assert reason is None, reason
+        with Sandbox(where, uid=uid, through=(*through, *more), mounted=True) as child:
+            yield child
+    finally:
+        until = time.monotonic() + 10
+        while parts.loops_of(disk) and time.monotonic() < until:
+            time.sleep(0.01)  # a namespace goes after its last process
+        parts.release(disk, where)
+        shutil.rmtree(folder)
+
+
+def without_subvolumes(folder: Path, check: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return ``check(folder, ...)``, and remove all subvolumes that it left anywhere: nothing else can."""
+    try:
+        return check(folder, *args, **kwargs)
+    finally:
+        with directory(folder.parent) as top:
+            for path in nested(top):
+                parent, _, name = os.fsdecode(path).rpartition("/")
+                with directory(folder.parent / parent) as fd:
+                    remove_subvolume(fd, name)
+
+
+@pytest.fixture(scope="session")
+def btrfs_box(home: Path) -> Iterator[Sandbox]:
+    """Give a sandbox on btrfs, in which root stays root."""
+    with on_btrfs(home) as child:
+        yield child
+
+
+@pytest.fixture(scope="session")
+def btrfs_user_box(home: Path) -> Iterator[Sandbox]:
+    """Give a sandbox on btrfs, in which the caller is root of a user namespace."""
+    parts.requires("userns")
+    with on_btrfs(home, user=True) as child:
+        yield child
+
+
+@pytest.fixture(scope="session")
+def btrfs_nobody_box(home: Path) -> Iterator[Sandbox]:
+    """Give a sandbox on btrfs, in which the caller is an ordinary user."""
+    with on_btrfs(home, uid=NOBODY) as child:
+        yield child

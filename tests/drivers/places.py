@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tests.sandbox import without_subvolumes
+
 
 class Boxed:
     """In the sandbox that the fixture ``where`` names."""
@@ -16,3 +18,14 @@ class Boxed:
     @pytest.fixture
     def trial(self, request: pytest.FixtureRequest) -> Callable[..., Any]:
         return request.getfixturevalue(self.where).call
+
+
+class OnBtrfs(Boxed):
+    """In a sandbox on btrfs, where no subvolume stays from one check to the next."""
+
+    where = "btrfs_box"
+
+    @pytest.fixture
+    def trial(self, request: pytest.FixtureRequest) -> Callable[..., Any]:
+        box = request.getfixturevalue(self.where)
+        return lambda check, *args: box.call(without_subvolumes, check, *args)

@@ -117,6 +117,15 @@ def test_what_is_not_there_or_not_wanted_has_no_row(scratch: Path) -> None:
     assert verdicts[b"d/none"] == verdicts[b"l/f"] == verdicts[b"file/x"] == verdicts[b"x" * 300] == 1
 
 
+def test_where_nothing_is_a_whiteout_all_but_sockets_has_a_row(scratch: Path) -> None:
+    root = build(scratch / "t", Dir("d"), File("d/.wh.f"), File("d/f"), Socket("s"))
+    os.mknod(root / "w", stat.S_IFCHR, 0)
+    table = scan(root)
+    with opened(root) as fd:
+        same(Lookup(table).run(fd, ROAD_AT | lookup.OPTION_PLAIN if walk.has_xattrat() else lookup.OPTION_PLAIN), table)
+    assert table.find(b"w") > 0
+
+
 @pytest.mark.parametrize("path", [b"..", b"d/..", b"d/../x", b".", b"d/.", b"a\0b"])
 def test_nothing_outside_the_root_is_asked(scratch: Path, path: bytes) -> None:
     build(scratch / "x")

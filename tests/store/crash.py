@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.sandbox import Sandbox
+from tests.sandbox import Sandbox, on_btrfs
 from tests.store import scenes
+from tests.store.conftest import OnBtrfs
 
-DRIVERS = ("vfs", "overlay")
+DRIVERS = ("vfs", "overlay", "btrfs")
 BATCH = 50
+
+
+@contextlib.contextmanager
+def box_for(driver: str) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory(prefix="lamella-crash-", dir="/dev/shm") as where:
+        if driver == "btrfs":
+            with on_btrfs(Path(where)) as box:
+                yield OnBtrfs(box)
+        else:
+            with Sandbox(Path(where)) as box:
+                yield box
 
 
 def main(times: int, seed: int) -> int:
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="lamella-crash-", dir="/dev/shm") as where, Sandbox(Path(where)) as box:
-        for driver in DRIVERS:
+    for driver in DRIVERS:
+        with box_for(driver) as box:
             steps = box.call(scenes.killed, driver, timeout=600)
             print(f"{driver}: killed at each of {steps['steps']} steps, wrong: {steps['wrong']}")
             failed += len(steps["wrong"])

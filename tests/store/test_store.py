@@ -9,7 +9,7 @@ import pytest
 from lamella.image.documents import OCI_CONFIG
 from tests.store import scenes
 
-DRIVERS = [pytest.param("vfs", id="vfs"), pytest.param("overlay", id="overlay", marks=pytest.mark.requires("overlay"))]
+DRIVERS = [pytest.param(name, marks=pytest.mark.requires(name) if name != "vfs" else ()) for name in ("vfs", "overlay", "btrfs")]
 pytestmark = pytest.mark.parametrize("driver", DRIVERS)
 
 

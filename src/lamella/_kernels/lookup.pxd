@@ -27,6 +27,7 @@ cdef enum FollowOption:
     DROP_KEPT = 8
     AUFS = 16                # whiteouts are names
     BY_PARTS = 32            # directories are opened component by component, as where the kernel has no openat2
+    PLAIN = 64               # nothing is a whiteout: a 0:0 device is a row
 
 cdef enum Fact:
     HIDING = 1               # overlay.whiteout: hides, if the directory is XWHITEOUTS and the file is empty (25)

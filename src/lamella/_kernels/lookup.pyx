@@ -16,7 +16,7 @@ cdef enum:
     LINK_ROOM = 4096         # a link's text; the kernel has no longer ones
 
 FOUND_ROW, WHITEOUT_ROW, SOCKET_ROW = FOUND, WHITEOUT, SOCKET
-OPTION_AUFS, OPTION_BY_PARTS = AUFS, BY_PARTS
+OPTION_AUFS, OPTION_BY_PARTS, OPTION_PLAIN = AUFS, BY_PARTS, PLAIN
 FACT_HIDING, FACT_OPAQUE, FACT_XWHITEOUTS, FACT_METACOPY, FACT_REDIRECT = HIDING, OPAQUE, XWHITEOUTS, METACOPY, REDIRECT
 N_STATE = sizeof(FollowState) // 8
 
@@ -120,7 +120,7 @@ cdef Status _look(Follow* w, FollowState* s, const Here* h, int64_t i, const uin
         w.verdict[i] = SOCKET
         return OK
     if ((st.stx_mode & S_IFMT) == S_IFCHR and st.stx_rdev_major == 0 and st.stx_rdev_minor == 0
-            and not w.options & AUFS):
+            and not w.options & (AUFS | PLAIN)):
         w.verdict[i] = WHITEOUT
         return OK
     if r.arena_cap - s.arena < n + LINK_ROOM:

@@ -23,14 +23,13 @@ from lamella.layer.own import BranchDialect
 from lamella.layer.upper import changes_from_upper
 from lamella.model import EntryType, SnapshotKind, Usage
 from lamella.tree.room import room_of
-from lamella.tree.root import Root, clear_acls
+from lamella.tree.root import Root, make_plain
 from lamella.tree.scan import directory, scan_fd
 
 __all__ = ["BranchDriver"]
 
 _NEW = ".new"
 _ATTRIBUTES = "attributes"
-_ROOT_MODE = 0o755  # of a snapshot that stands upon nothing
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -121,16 +120,13 @@ class BranchDriver(Driver):
 
     def _make_upper(self, new: Path, like: Path | None) -> None:
         fs = new / "fs"
-        os.mkdir(fs, _ROOT_MODE)
-        clear_acls(str(fs))
+        os.mkdir(fs, 0o755)
+        with directory(fs) as fd:
+            make_plain(fd)
         os.mkdir(new / "work", 0o700)
         if self.options.get("volatile") == "on":
             (new / "boot").write_bytes(Path(_BOOT_ID).read_bytes())
-        if like is None:
-            if os.stat(fs).st_gid != os.getegid():
-                os.chown(fs, -1, os.getegid())  # made in a set-group-id directory
-            os.chmod(fs, _ROOT_MODE)
-        else:
+        if like is not None:
             _dress(fs, like, f"{self.namespace}.overlay.")  # it is the root of the view now
 
     def commit(self, place: Place) -> None:

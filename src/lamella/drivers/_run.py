@@ -18,7 +18,7 @@ from lamella.errors import DriverUnavailable
 from lamella.model import Mount
 from lamella.stream.worker import on_own_thread
 
-__all__ = ["attach", "detach", "is_mounted", "mounted", "mounts_below", "overlays_upon"]
+__all__ = ["attach", "detach", "is_mounted", "mounted", "mounts_below", "overlays_upon", "type_of"]
 
 Path = str | os.PathLike[str]
 
@@ -186,6 +186,19 @@ def mounts_below(folder: Path) -> list[str]:
     within = os.path.join(os.path.realpath(folder), "")
     found = dict.fromkeys(point for point in _points() if point.startswith(within))
     return sorted(found, key=lambda point: point.count("/"), reverse=True)
+
+
+def type_of(path: Path) -> str:
+    """Return the type of the file system that ``path`` is on. OSError."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            (mount,) = (line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    finally:
+        os.close(fd)
+    with open("/proc/self/mountinfo", "rb") as file:
+        (found,) = (line.split(b" ")[-3] for line in file if line.split(b" ", 1)[0] == mount)
+    return os.fsdecode(found)
 
 
 def overlays_upon(upper: Path) -> list[str]:

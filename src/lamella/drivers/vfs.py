@@ -18,7 +18,7 @@ from lamella.drivers.base import Driver, Place
 from lamella.layer.copy import copy_into
 from lamella.model import Mount, SnapshotKind, Usage
 from lamella.tree.room import room_of
-from lamella.tree.root import Root, clear_acls
+from lamella.tree.root import Root, make_plain
 from lamella.tree.scan import directory
 
 __all__ = ["Vfs"]
@@ -57,7 +57,7 @@ class Vfs(Driver):
                 if place.parents:
                     copy_into(self.root / str(place.parents[0]), fd)
                 else:
-                    _make_plain(fd)
+                    make_plain(fd)
             os.rename(stage, self.root / place.name)
         except BaseException:
             self._discard(stage.name)
@@ -89,11 +89,3 @@ class Vfs(Driver):
     def _discard(self, name: str) -> None:
         with directory(self.root) as fd:
             Root(fd).remove(fd, os.fsencode(name), os.fsencode(name))
-
-
-def _make_plain(fd: int) -> None:
-    """Give a new directory mode 0755 and nothing that it inherited."""
-    clear_acls(fd)
-    if os.fstat(fd).st_gid != os.getegid():
-        os.fchown(fd, -1, os.getegid())
-    os.fchmod(fd, 0o755)

@@ -26,6 +26,7 @@ from lamella.tree.root import join, split
 __all__ = ["Change", "Changeset"]
 
 ADD, MODIFY, DELETE = 1, 2, 3
+Road = Literal["walk", "upper", "search"]
 _KINDS = {ADD: ChangeKind.ADD, MODIFY: ChangeKind.MODIFY, DELETE: ChangeKind.DELETE}
 _WHY = 1023
 _GIB = 1 << 30
@@ -67,16 +68,20 @@ class Changeset:
     A deleted subtree is one delete of its top. Content for :meth:`write` comes from the directory ``root``, or from what
     ``source`` opens. ``nested``: the tables are free of overlay's own attributes but those of a nested overlay, which
     stay (27). ``opaque``: rows of directories that hide what nobody knows.
+
+    ``road`` says how it came about: "walk" for a look at all of both trees, "upper" for one at an upper directory or a
+    branch, "search" for one at what the file system says was touched. ``reasons``: why a faster road was not taken.
     """
 
     def __init__(
         self, lower: EntryTable, upper: EntryTable, rows: Rows, match: NDArray[np.int32], *,
         root: str | os.PathLike[str] | None = None, holes: int = 0, warnings: tuple[str, ...] = (),
         source: Callable[[], AbstractContextManager[Borrowing]] | None = None, nested: bool = False,
-        opaque: tuple[int, ...] = (),
+        opaque: tuple[int, ...] = (), road: Road = "walk",
     ) -> None:  # fmt: skip
         self.lower, self.upper, self.rows = lower, upper, rows
-        self.warnings = warnings
+        self.warnings, self.road = warnings, road
+        self.reasons: tuple[str, ...] = ()
         self._match, self._holes = match, holes
         self._source, self._nested, self._opaque = source, nested, opaque
         self._root = None if root is None else os.path.abspath(root)  # the process may go elsewhere before write()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,27 @@ from lamella.model import Why
 from lamella.table import EntryTable
 
 __all__ = [
-    "ALWAYS", "DIR_MTIME", "NESTED", "NEVER", "SAME", "compared", "inodes", "merged", "open_rows", "settled",
-    "with_links", "with_rows",
+    "NESTED", "SAME", "Content", "compared", "decided", "inodes", "merged", "open_rows", "options_of", "settled", "with_links",
+    "with_rows",
 ]  # fmt: skip
 
-ALWAYS, NEVER, DIR_MTIME, NESTED = 1, 2, 4, 8
+Content = Literal["auto", "always", "never"]
+
+NESTED = 8
+_ALWAYS, _NEVER, _DIR_MTIME = 1, 2, 4
 SAME = 1
 _UNDECIDED = 32768
 _OUTPUT_FULL = 2
 _BATCH = 1 << 14
 _SCRATCH = 1 << 18
 _SMALL = 4096  # bytes that could be read while a file is opened
+
+
+def options_of(content: Content, dir_mtime: bool) -> int:
+    """Return merged()'s options for those of :func:`lamella.changes`. ValueError."""
+    if content not in ("auto", "always", "never"):
+        raise ValueError(f"content {content!r}; one of auto, always, never")
+    return {"auto": 0, "always": _ALWAYS, "never": _NEVER}[content] | (_DIR_MTIME if dir_mtime else 0)
 
 
 def merged(lower: EntryTable, upper: EntryTable, options: int) -> tuple[Rows, NDArray[np.int32]]:
@@ -79,6 +89,17 @@ def compared(  # noqa: PLR0917 - two of each
         for job in [pool.submit(compare, 0, half), pool.submit(compare, half, len(low))]:
             job.result()
     return verdicts[which]
+
+
+def decided(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd: int) -> Rows:
+    """Compare the contents of what metadata left open below two descriptors, -1 for none: ValueError if one is needed."""
+    open_ = open_rows(rows)
+    if not len(open_):
+        return rows
+    if low_fd < 0 or up_fd < 0:
+        raise ValueError("contents must be compared and a table has none: give directories, or content='never'")
+    low, up = inodes(lower, rows.lower[open_]), inodes(upper, rows.upper[open_])
+    return settled(rows, open_, compared(lower, upper, low_fd, up_fd, low, up) == SAME)
 
 
 def settled(rows: Rows, open_: NDArray[np.int64], same: NDArray[np.bool_]) -> Rows:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from lamella.layer.changeset import Changeset, Rows, empty_table
-from lamella.layer.comparing import ALWAYS, DIR_MTIME, NEVER, SAME, compared, inodes, merged, open_rows, settled, with_links
+from lamella.layer.changeset import Changeset, empty_table
+from lamella.layer.comparing import Content, decided, merged, options_of, with_links
 from lamella.layer.treetable import as_tree
 from lamella.model import IdMap, Progress
 from lamella.table import EntryTable
@@ -19,7 +19,6 @@ from lamella.tree.scan import Scan, Xattrs, directory, scan_fd
 __all__ = ["changes", "diff"]
 
 Tree = str | os.PathLike[str] | EntryTable | None
-Content = Literal["auto", "always", "never"]
 
 
 def changes(
@@ -31,13 +30,11 @@ def changes(
     nanoseconds: tests/contract 55, 56), "always" wherever sizes are equal, "never". ``dir_mtime``: a directory's time
     counts by itself (58). OSError with the path; ValueError for a table without content that would have to be read.
     """
-    if content not in ("auto", "always", "never"):
-        raise ValueError(f"content {content!r}; one of auto, always, never")
-    options = {"auto": 0, "always": ALWAYS, "never": NEVER}[content] | (DIR_MTIME if dir_mtime else 0)
+    options = options_of(content, dir_mtime)
     with _opened(lower) as low_fd, _opened(upper) as up_fd:
         below, above = _tables((lower, low_fd), (upper, up_fd), xattrs)
         rows, match = merged(below.table, above.table, options)
-        rows = _decide(rows, below.table, above.table, low_fd, up_fd)
+        rows = decided(rows, below.table, above.table, low_fd, up_fd)
         rows = with_links(rows, below.table, above.table, match)
     root = upper if isinstance(upper, str | os.PathLike) else None
     notes = [f"socket left out: {os.fsdecode(p)!r}" for p in above.sockets]
@@ -91,13 +88,3 @@ def _named(tree: Any, call: Callable[[], Scan]) -> Scan:
         if isinstance(error.filename, bytes):
             error.filename = os.path.join(os.fsencode(tree), error.filename)
         raise
-
-
-def _decide(rows: Rows, lower: EntryTable, upper: EntryTable, low_fd: int, up_fd: int) -> Rows:
-    open_ = open_rows(rows)
-    if not len(open_):
-        return rows
-    if low_fd < 0 or up_fd < 0:
-        raise ValueError("contents must be compared and a table has none: give directories, or content='never'")
-    low, up = inodes(lower, rows.lower[open_]), inodes(upper, rows.upper[open_])
-    return settled(rows, open_, compared(lower, upper, low_fd, up_fd, low, up) == SAME)

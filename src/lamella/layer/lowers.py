@@ -28,7 +28,7 @@ from lamella.table import EntryTable
 from lamella.tree.root import join, open_roots, split
 from lamella.tree.scan import Scan, Xattrs, scan_fd
 
-__all__ = ["Branches", "Shown"]
+__all__ = ["Branches", "Plain", "Shown"]
 
 _XATTR_AT, _XATTR_CWD, _KEEP_SELINUX, _DROP_KEPT = 1, 2, 4, 8
 _CHAR = ord("3")
@@ -144,6 +144,14 @@ class Branches:
         parent, _, name = place.rpartition(b"/")
         with self.roots[branch].dir(parent) as fd:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+
+
+class Plain(Branches):
+    """One directory in which nothing means anything but itself: no name, device or attribute hides what is lower."""
+
+    def __init__(self, directory: str | os.PathLike[str], xattrs: Xattrs = "all") -> None:
+        super().__init__([directory], "aufs", xattrs)  # which has no attributes of its own,
+        self.options ^= kernel.OPTION_AUFS | kernel.OPTION_PLAIN  # and is not asked for its names
 
 
 def _is_covered(top: bytes, place: Place, scanned: set[tuple[bytes, Place]]) -> bool:

@@ -70,7 +70,7 @@ def changes_from_upper(
     return Changeset(
         below, above, rows, match, root=upper, holes=view.holes, warnings=view.warnings, nested=True,
         source=partial(content_of, places, dialect, _borrowed(view)) if view.borrowed.any() else None,
-        opaque=() if parents else tuple(np.flatnonzero(view.opaque).tolist()),
+        opaque=() if parents else tuple(np.flatnonzero(view.opaque).tolist()), road="upper",
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lamella._kernels import confine
 
-__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "open_roots", "split", "sync_tree"]
+__all__ = ["Below", "Root", "ancestors", "clear_acls", "join", "lstat", "make_plain", "open_roots", "split", "sync_tree"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY
 _MAX_LINKS = 40
+_PATH_MAX = 4096  # of what the kernel takes at a time, its NUL included
 
 
 Below = Callable[[bytes], "tuple[int, bytes] | None"]  # path -> mode and symlink text, None for nothing there
@@ -69,6 +70,14 @@ def clear_acls(directory: int | str) -> None:
                 raise
 
 
+def make_plain(fd: int) -> None:
+    """Give a new directory mode 0755 and nothing that it inherited."""
+    clear_acls(fd)
+    if os.fstat(fd).st_gid != os.getegid():
+        os.fchown(fd, -1, os.getegid())
+    os.fchmod(fd, 0o755)
+
+
 def open_roots(directories: Iterable[str | os.PathLike[str]]) -> tuple[list[Root], contextlib.ExitStack]:
     """Open each of ``directories``; the stack that is returned closes them all. OSError, with none left open."""
     roots = []
@@ -87,8 +96,12 @@ class Root:
         self.fd = fd
 
     def open_dir(self, path: bytes) -> int:
-        """Open directory ``path`` following no symlink: OSError ELOOP or ENOTDIR where something else stands."""
-        return confine.open_beneath(self.fd, path or b".", _DIR)
+        """Open directory ``path``, of any length, following no symlink: OSError ELOOP or ENOTDIR where something else is."""
+        half = path.rfind(b"/", 0, _PATH_MAX) if len(path) >= _PATH_MAX else -1
+        if half < 0:
+            return confine.open_beneath(self.fd, path or b".", _DIR)
+        with self.dir(path[:half]) as fd:
+            return Root(fd).open_dir(path[half + 1 :])
 
     @contextlib.contextmanager
     def dir(self, path: bytes) -> Iterator[int]:
