@@ -9,10 +9,11 @@ import stat
 
 from lamella._kernels import confine
 from lamella.layer.merged import Merged, Node, through
-from lamella.layer.upperform import UpperForm, set_times
+from lamella.layer.plinks import forget, link, note_of, noted, remember, shown
+from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.tree.root import ancestors, clear_acls, split
 
-__all__ = ["copy_up"]
+__all__ = ["copy_up", "finish_links"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -23,8 +24,8 @@ _CAPABILITY, _LABEL = b"security.capability", b"security.selinux"
 def copy_up(merged: Merged, form: UpperForm, path: bytes, *, data: bool = True) -> None:
     """Make the nearest branch have the inode that is shown at ``path``, its directories first; OSError as node().
 
-    A directory's names and a file's other names stay where they are. Whole files are copied, holes kept, unless ``data``
-    is False: for who cuts the file to nothing anyway.
+    A directory's names stay where they are, and a file's other names but in AUFS. Whole files are copied, holes kept,
+    unless ``data`` is False: for who cuts the file to nothing anyway.
     """
     node = merged.node(path)
     if node.branch == 0:
@@ -62,16 +63,44 @@ def _complete(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> Non
 def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> None:
     parent, name = split(node.path)
     spare = form.temporary()
+    others = _other_names(merged, form, node)
     with form.root.dir(parent) as fd:
         before = os.fstat(fd)
         try:
             _make(merged, form.work, spare, node, data=data)
             _dress(merged, form.work, spare, node)
+            if others and isinstance(form, AufsForm):
+                remember(form, form.work, spare, note_of(node))
             os.rename(spare, name, src_dir_fd=form.work, dst_dir_fd=fd)
         finally:
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
+    if others and isinstance(form, AufsForm):
+        _link_all(merged, form, note_of(node), others)
+
+
+def _other_names(merged: Merged, form: UpperForm, node: Node) -> list[Node]:
+    """Return the other names that a lower inode shows, where they are to stay its names."""
+    if not isinstance(form, AufsForm) or form.linked is None or node.is_dir or node.status.st_nlink < 2:
+        return []
+    names = form.linked.at((node.branch, node.place))
+    return [other for other in shown(merged, names, node.branch) if other.path != node.path]
+
+
+def _link_all(merged: Merged, form: AufsForm, note: bytes, nodes: list[Node]) -> None:
+    for node in nodes:
+        parent, name = split(node.path)
+        copy_up(merged, form, parent)
+        with form.root.dir(parent) as fd:
+            link(form, note, fd, name)
+    forget(form, note)
+
+
+def finish_links(merged: Merged, form: AufsForm) -> None:
+    """Make the names that a copy-up did not come to."""
+    for note, nodes in list(noted(merged, form)):
+        _link_all(merged, form, note, nodes)
 
 
 def _make(merged: Merged, work: int, spare: bytes, node: Node, *, data: bool) -> None:
