@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 import numpy as np
 
@@ -28,12 +29,12 @@ class LinkedNames:
             self._known[branch] = _names(self._branches.roots[branch])
         return self._known[branch].get(path, [])
 
-    def of(self, branch: int, number: int) -> list[bytes]:
-        """Return all the names of inode ``number`` in a branch."""
+    def of(self, branch: int, number: int, kind: int) -> list[bytes]:
+        """Return all the names of the inode ``number`` of a branch; none for one that is not of the ``kind`` (S_IFMT)."""
         self.at((branch, b""))
         root = self._branches.roots[branch]
         for names in self._known[branch].values():
-            if _number(root, names[0]) == number:
+            if _facts(root, names[0]) == (number, kind):
                 return names
         return []
 
@@ -44,11 +45,12 @@ def _names(root: Root) -> dict[bytes, list[bytes]]:
     for row in np.flatnonzero(scan.table.link_group >= 0).tolist():
         groups.setdefault(("row", int(scan.table.link_group[row])), []).append(scan.table.path(row))
     for path in scan.sockets:
-        groups.setdefault(("socket", _number(root, path)), []).append(path)
+        groups.setdefault(("socket", _facts(root, path)[0]), []).append(path)
     return {path: names for names in groups.values() if len(names) > 1 for path in names}
 
 
-def _number(root: Root, path: bytes) -> int:
+def _facts(root: Root, path: bytes) -> tuple[int, int]:
     parent, name = split(path)
     with root.dir(parent) as fd:
-        return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    return status.st_ino, stat.S_IFMT(status.st_mode)

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from lamella.layer.merged import Merged, Node
+from lamella.layer.merged import Merged, Node, through
 from lamella.layer.upperform import AufsForm, set_times
 from lamella.layer.whiteout import PLINKS
 from lamella.tree.root import lstat
@@ -75,11 +75,9 @@ def noted(merged: Merged, form: AufsForm) -> Iterator[tuple[bytes, list[Node]]]:
             number, _, branch = note.partition(b".")
             if not (number.isdigit() and branch.isdigit() and 0 < int(branch) < len(merged.branches)):
                 continue
-            kind = stat.S_IFMT(os.stat(note, dir_fd=fd, follow_symlinks=False).st_mode)
-            found = form.linked.of(int(branch), int(number))
-            nodes = [node for node in shown(merged, found, int(branch)) if stat.S_IFMT(node.status.st_mode) == kind]
+            found = form.linked.of(int(branch), int(number), stat.S_IFMT(os.lstat(through(fd, note)).st_mode))
             if found:
-                yield note, nodes
+                yield note, list(shown(merged, found, int(branch)))
 
 
 def shown(merged: Merged, names: list[bytes], branch: int) -> Iterator[Node]:
