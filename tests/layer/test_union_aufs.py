@@ -200,6 +200,25 @@ def test_a_copy_up_with_names_is_done_whole_or_not_at_all(scratch):
     assert n > 10
 
 
+def test_names_that_an_error_kept_from_being_made_are_made_by_the_next_change(stack, monkeypatch):
+    link, full = os.link, [b"c"]
+
+    def fails(source: bytes, name: bytes, **how: Any) -> None:
+        if name in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, name, **how)
+
+    monkeypatch.setattr(os, "link", fails)
+    with union(stack) as fs:
+        assert raised(fs.chmod, b"d/b", 0o600) == "ENOSPC"
+        full.clear()
+        fs.chmod(b"d/b", 0o640)
+        fs.setxattr(b"e/deep/c", b"user.k", b"v")
+        assert tree_of(fs)[b"e/deep/c"][1:] == tree_of(fs)[b"a"][1:]
+        assert (fs.stat(b"e/deep/c").st_mode & 0o777, fs.xattrs(b"a")) == (0o640, {b"user.k": b"v"})
+    assert os.stat(stack[0] / "a").st_nlink == 3
+
+
 @pytest.mark.parametrize("note", ["1.2.3", "x", "70000.1", "7.99", "7.0"])
 def test_notes_that_are_not_ours_are_left_alone(stack, note):
     build(stack[0] / ".wh..wh.plnk", File(note, b"n"))

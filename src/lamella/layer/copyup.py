@@ -9,7 +9,7 @@ import stat
 
 from lamella._kernels import confine
 from lamella.layer.merged import Merged, Node, through
-from lamella.layer.plinks import forget, link, note_of, noted, remember, shown
+from lamella.layer.plinks import forget, is_noted, link, note_of, noted, remember, shown
 from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.tree.root import ancestors, clear_acls, split
 
@@ -61,34 +61,36 @@ def _complete(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> Non
 
 
 def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> None:
+    if isinstance(form, AufsForm) and form.linked is not None and node.status.st_nlink > 1 and not node.is_dir:
+        names = list(shown(merged, form.linked.at((node.branch, node.place)), node.branch))
+        if is_noted(form, note_of(node)):  # an error kept the last copy-up from making this name
+            _link_all(merged, form, note_of(node), names)
+            return
+        if len(names) > 1:
+            _copy(merged, form, node, data=data, note=note_of(node))
+            _link_all(merged, form, note_of(node), [other for other in names if other.path != node.path])
+            return
+    _copy(merged, form, node, data=data)
+
+
+def _copy(merged: Merged, form: UpperForm, node: Node, *, data: bool, note: bytes = b"") -> None:
     parent, name = split(node.path)
     spare = form.temporary()
-    others = _other_names(merged, form, node)
     with form.root.dir(parent) as fd:
         before = os.fstat(fd)
         try:
             _make(merged, form.work, spare, node, data=data)
             _dress(merged, form.work, spare, node)
-            if others and isinstance(form, AufsForm):
-                remember(form, form.work, spare, note_of(node))
+            if note:
+                remember(form, form.work, spare, note)
             os.rename(spare, name, src_dir_fd=form.work, dst_dir_fd=fd)
         finally:
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
-    if others and isinstance(form, AufsForm):
-        _link_all(merged, form, note_of(node), others)
 
 
-def _other_names(merged: Merged, form: UpperForm, node: Node) -> list[Node]:
-    """Return the other names that a lower inode shows, where they are to stay its names."""
-    if not isinstance(form, AufsForm) or form.linked is None or node.is_dir or node.status.st_nlink < 2:
-        return []
-    names = form.linked.at((node.branch, node.place))
-    return [other for other in shown(merged, names, node.branch) if other.path != node.path]
-
-
-def _link_all(merged: Merged, form: AufsForm, note: bytes, nodes: list[Node]) -> None:
+def _link_all(merged: Merged, form: UpperForm, note: bytes, nodes: list[Node]) -> None:
     for node in nodes:
         parent, name = split(node.path)
         copy_up(merged, form, parent)

@@ -14,18 +14,18 @@ import stat
 from collections.abc import Iterator
 
 from lamella.layer.merged import Merged, Node, through
-from lamella.layer.upperform import AufsForm, set_times
+from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.layer.whiteout import PLINKS
-from lamella.tree.root import lstat
+from lamella.tree.root import join, lstat
 
-__all__ = ["forget", "link", "note_of", "noted", "remember", "shown"]
+__all__ = ["forget", "is_noted", "link", "note_of", "noted", "remember", "shown"]
 
 _HIDDEN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # what a nearer branch, or AUFS, leaves of a name
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def _folder(form: AufsForm) -> Iterator[int]:
+def _folder(form: UpperForm) -> Iterator[int]:
     fd = os.open(PLINKS, _DIR, dir_fd=form.root.fd)
     try:
         yield fd
@@ -38,7 +38,12 @@ def note_of(node: Node) -> bytes:
     return b"%d.%d" % (node.status.st_ino, node.branch)
 
 
-def remember(form: AufsForm, work: int, name: bytes, note: bytes) -> None:
+def is_noted(form: UpperForm, note: bytes) -> bool:
+    """Tell whether there is such a note."""
+    return lstat(form.root.fd, join(PLINKS, note)) is not None
+
+
+def remember(form: UpperForm, work: int, name: bytes, note: bytes) -> None:
     """Note the copy that is at ``name`` of the directory ``work``."""
     if lstat(form.root.fd, PLINKS) is None:
         before = os.fstat(form.root.fd)
@@ -48,7 +53,7 @@ def remember(form: AufsForm, work: int, name: bytes, note: bytes) -> None:
         os.link(name, note, src_dir_fd=work, dst_dir_fd=fd, follow_symlinks=False)
 
 
-def link(form: AufsForm, note: bytes, fd: int, name: bytes) -> None:
+def link(form: UpperForm, note: bytes, fd: int, name: bytes) -> None:
     """Give the copy that is noted the further name ``name`` of the directory ``fd``, whose times stay."""
     before = os.fstat(fd)
     with _folder(form) as notes:
@@ -57,7 +62,7 @@ def link(form: AufsForm, note: bytes, fd: int, name: bytes) -> None:
         set_times(fd, before)
 
 
-def forget(form: AufsForm, note: bytes) -> None:
+def forget(form: UpperForm, note: bytes) -> None:
     """Take a note back: all names are made."""
     with _folder(form) as fd:
         os.unlink(note, dir_fd=fd)
