@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.sandbox import Sandbox
 from tests.store import scenes
 
-DRIVERS = ("vfs", "overlay")
+DRIVERS = ("vfs", "overlay", "aufs")
 BATCH = 50
 
 
