@@ -14,7 +14,7 @@ from tests.sandbox import Sandbox, on_btrfs
 from tests.store import scenes
 from tests.store.conftest import OnBtrfs
 
-DRIVERS = ("vfs", "overlay", "btrfs")
+DRIVERS = ("vfs", "overlay", "aufs", "btrfs")
 BATCH = 50
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.store import scenes
 
 
-def test_killed_while_it_tries_a_driver(box: Any) -> None:
+@pytest.mark.parametrize("driver", [pytest.param("overlay", marks=pytest.mark.requires("overlay"))])
+def test_killed_while_it_tries_a_driver(box: Any, driver: str) -> None:  # noqa: ARG001 - it names the box
     found = box.call(scenes.killed_in_a_trial)
     assert found == {"died": True, "before": 1, "wrong": [], "mounted": [], "trial": False}

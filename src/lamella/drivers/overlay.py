@@ -1,27 +1,27 @@
-"""Snapshots as branches of a union: the kernel's overlay, and the same directories in user space (see _branches.py)."""
+"""Snapshots as branches of a union: the kernel's overlay, and the same directories in user space."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lamella.drivers._branches import BranchDriver
+from lamella.drivers._overlay_branches import OverlayBranches
 from lamella.drivers._overlay_index import indexed, link_all
 from lamella.drivers._overlay_options import mount_words
 from lamella.drivers._overlay_trial import OverlayFeatures, features, has_index, kernel_refusals, union_refusals
 from lamella.drivers._run import mounted, overlays_upon
-from lamella.drivers.base import Driver, Place
+from lamella.drivers._unions import UnionDriver
+from lamella.drivers.base import Place
 from lamella.errors import DriverUnavailable
 from lamella.layer.changeset import Changeset
-from lamella.layer.union import Union
 from lamella.model import Mount, SnapshotKind
 
 __all__ = ["Overlay", "OverlayFeatures", "OverlayUnion", "features"]
 
 
-class Overlay(BranchDriver):
+class Overlay(OverlayBranches):
     """The kernel's overlayfs. Options are its own: redirect_dir, metacopy, index, xino, volatile, userxattr.
 
     A file of a lower layer loses its other names when it is written (overlayfs.rst, "Non-standard behavior"): they go on
@@ -30,7 +30,6 @@ class Overlay(BranchDriver):
     is: OSError EBUSY where that is in another mount namespace. A ``volatile`` snapshot can be mounted once.
     """
 
-    name = "overlay"
     backend = "kernel"
 
     @classmethod
@@ -45,7 +44,8 @@ class Overlay(BranchDriver):
         if not place.parents:
             return (Mount("bind", str(self.fs(place.id))),)
         words = mount_words(self.options, self.namespace, upper=True)
-        return (Mount("overlay", "overlay", (*self.upper_words(place), *words)),)
+        layers = [*(f"lowerdir+={path}" for path in self.parents(place)), f"upperdir={self.fs(place.id)}"]
+        return (Mount("overlay", "overlay", (*layers, f"workdir={self.work(place)}", *words)),)
 
     def _read_only(self, place: Place) -> tuple[Mount, ...]:
         lowers = self.lowers(place)
@@ -62,13 +62,13 @@ class Overlay(BranchDriver):
             yield path
 
     def commit(self, place: Place) -> None:
-        """Drop all that is not the upper directory, as BranchDriver does, once all names are in it."""
+        """Drop all that is not the upper directory, as OverlayBranches does, once all names are in it."""
         self._settle(place)
         super().commit(place)
 
     @contextlib.contextmanager
     def changes(self, place: Place, **how: Any) -> Iterator[Changeset]:
-        """Lend what the snapshot changes, as BranchDriver does, once all names are in its upper directory."""
+        """Lend what the snapshot changes, as OverlayBranches does, once all names are in its upper directory."""
         self._settle(place)
         with super().changes(place, **how) as found:
             yield found
@@ -90,51 +90,20 @@ class Overlay(BranchDriver):
             views = overlays_upon(fs) or [stack.enter_context(mounted(self.mounts(place), self.mount_points))]
             link_all(views[0], fs, inodes)
 
-    def walked(self, place: Place, **how: Any) -> contextlib.AbstractContextManager[Changeset]:
-        """Compare the mounts."""
-        return Driver.changes(self, place, **how)
 
+class OverlayUnion(UnionDriver, OverlayBranches):
+    """The same directories as a union in user space.
 
-class OverlayUnion(BranchDriver):
-    """The same directories as a union in user space (lamella/layer/union.py): :meth:`union` is how they are seen.
-
-    Needs no privilege but that of its owner. Options: redirect_dir (with trusted attributes only, as the kernel's), userxattr.
+    Options: redirect_dir (with trusted attributes only, as the kernel's), userxattr.
     """
 
-    name = "overlay"
-    backend = "userspace"
     known_options = frozenset({"redirect_dir", "userxattr"})
-    can_mount = False
 
     @classmethod
     def refusals(cls, root: Path) -> Iterator[str]:
         """Change a small union, and look at what that left."""
         return union_refusals(root)
 
-    def mounts(self, place: Place) -> tuple[Mount, ...]:
-        """Return what a program that serves the union is to be told."""
-        if place.kind is SnapshotKind.ACTIVE:
-            return (Mount("fuse.lamella", "lamella", (*self.upper_words(place), f"dialect={self.dialect}")),)
-        lowers = [f"lowerdir+={path}" for path in self.lowers(place)]
-        return (Mount("fuse.lamella", "lamella", ("ro", *lowers, f"dialect={self.dialect}")),)
-
-    @contextlib.contextmanager
-    def union(self, place: Place) -> Iterator[Union]:
-        """Lend the snapshot as a union, which can be changed if it is active."""
-        if place.kind is SnapshotKind.ACTIVE:
-            redirects = self.namespace == "trusted" and self.options.get("redirect_dir", "on") == "on"
-            work = self.root / place.name / "work"
-            with Union(self.lowers(place), dialect=self.dialect, redirect_dir=redirects, work=work) as union:
-                yield union
-        else:
-            with Union(self.lowers(place), dialect=self.dialect, writable=False) as union:
-                yield union
-
-    def seen(self, place: Place) -> NoReturn:
-        """Raise DriverUnavailable: nothing serves the union at a path yet."""
-        raise DriverUnavailable(f"snapshot {place.name} has no path", ("nothing here serves a union in user space",))
-
-    def walked(self, place: Place, **how: Any) -> NoReturn:  # noqa: ARG002 - the kernel's
-        """Raise ValueError: only what the directory itself says can be had."""
-        asked = ", ".join(f"{name}={value!r}" for name, value in how.items())
-        raise ValueError(f"a union in user space cannot be walked to compare with {asked}")
+    def redirects(self) -> bool:
+        """Tell it as the option says."""
+        return self.namespace == "trusted" and self.options.get("redirect_dir", "on") == "on"

@@ -9,10 +9,11 @@ import stat
 
 from lamella._kernels import confine
 from lamella.layer.merged import Merged, Node, through
-from lamella.layer.upperform import UpperForm, set_times
+from lamella.layer.plinks import forget, is_noted, link, note_of, noted, remember, shown
+from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.tree.root import ancestors, clear_acls, split
 
-__all__ = ["copy_up"]
+__all__ = ["copy_up", "finish_links"]
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -23,8 +24,8 @@ _CAPABILITY, _LABEL = b"security.capability", b"security.selinux"
 def copy_up(merged: Merged, form: UpperForm, path: bytes, *, data: bool = True) -> None:
     """Make the nearest branch have the inode that is shown at ``path``, its directories first; OSError as node().
 
-    A directory's names and a file's other names stay where they are. Whole files are copied, holes kept, unless ``data``
-    is False: for who cuts the file to nothing anyway.
+    A directory's names stay where they are, and a file's other names but in AUFS. Whole files are copied, holes kept,
+    unless ``data`` is False: for who cuts the file to nothing anyway.
     """
     node = merged.node(path)
     if node.branch == 0:
@@ -60,6 +61,19 @@ def _complete(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> Non
 
 
 def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> None:
+    if isinstance(form, AufsForm) and form.linked is not None and node.status.st_nlink > 1 and not node.is_dir:
+        names = list(shown(merged, form.linked.at((node.branch, node.place)), node.branch))
+        if is_noted(form, note_of(node)):  # an error kept the last copy-up from making this name
+            _link_all(merged, form, note_of(node), names)
+            return
+        if len(names) > 1:
+            _copy(merged, form, node, data=data, note=note_of(node))
+            _link_all(merged, form, note_of(node), [other for other in names if other.path != node.path])
+            return
+    _copy(merged, form, node, data=data)
+
+
+def _copy(merged: Merged, form: UpperForm, node: Node, *, data: bool, note: bytes = b"") -> None:
     parent, name = split(node.path)
     spare = form.temporary()
     with form.root.dir(parent) as fd:
@@ -67,11 +81,28 @@ def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> 
         try:
             _make(merged, form.work, spare, node, data=data)
             _dress(merged, form.work, spare, node)
+            if note:
+                remember(form, form.work, spare, note)
             os.rename(spare, name, src_dir_fd=form.work, dst_dir_fd=fd)
         finally:
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
+
+
+def _link_all(merged: Merged, form: UpperForm, note: bytes, nodes: list[Node]) -> None:
+    for node in nodes:
+        parent, name = split(node.path)
+        copy_up(merged, form, parent)
+        with form.root.dir(parent) as fd:
+            link(form, note, fd, name)
+    forget(form, note)
+
+
+def finish_links(merged: Merged, form: AufsForm) -> None:
+    """Make the names that a copy-up did not come to."""
+    for note, nodes in list(noted(merged, form)):
+        _link_all(merged, form, note, nodes)
 
 
 def _make(merged: Merged, work: int, spare: bytes, node: Node, *, data: bool) -> None:

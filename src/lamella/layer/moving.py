@@ -8,7 +8,7 @@ import os
 from lamella.layer.copyup import copy_up
 from lamella.layer.merged import Merged, Node, failure
 from lamella.layer.own import lower_path
-from lamella.layer.upperform import OverlayForm, UpperForm
+from lamella.layer.upperform import AufsForm, OverlayForm, UpperForm
 from lamella.tree.root import ancestors, join, split
 
 __all__ = ["move"]
@@ -24,7 +24,8 @@ def move(merged: Merged, form: UpperForm, old: bytes, new: bytes, *, redirect_di
     source, target = merged.find(old), merged.find(new)
     if source is None:
         raise failure(errno.ENOENT, old)
-    if not _moves(source, target, old, new):
+    together = isinstance(form, AufsForm) and form.linked is not None
+    if not _moves(source, target, old, new, together=together):
         return
     is_lower = source.is_dir and (source.branch > 0 or len(source.stack) > 1)
     if is_lower and not (redirect_dir and isinstance(form, OverlayForm)):
@@ -42,8 +43,8 @@ def move(merged: Merged, form: UpperForm, old: bytes, new: bytes, *, redirect_di
     _carry(form, source, target, new, hides=hides, was_hiding=was_hiding)
 
 
-def _moves(source: Node, target: Node | None, old: bytes, new: bytes) -> bool:
-    """Tell whether there is something to do; OSError for what no directory allows."""
+def _moves(source: Node, target: Node | None, old: bytes, new: bytes, *, together: bool) -> bool:
+    """Tell whether there is something to do; OSError for what no directory allows. ``together``: lower names are links."""
     if old == new:
         return False
     if not old or not new:
@@ -54,7 +55,7 @@ def _moves(source: Node, target: Node | None, old: bytes, new: bytes) -> bool:
         raise failure(errno.ENOTEMPTY, new)
     if target is None:
         return True
-    if source.branch == target.branch == 0 and os.path.samestat(source.status, target.status):
+    if source.branch == target.branch and (together or source.branch == 0) and os.path.samestat(source.status, target.status):
         return False  # two names of one inode stay both (rename(2))
     if source.is_dir != target.is_dir:
         raise failure(errno.ENOTDIR if source.is_dir else errno.EISDIR, new)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import RLock
 
 from lamella._kernels import confine
-from lamella.layer.copyup import copy_up
+from lamella.layer.copyup import copy_up, finish_links
+from lamella.layer.linked import LinkedNames
 from lamella.layer.merged import Merged, Node, failure, through
 from lamella.layer.moving import move
 from lamella.layer.own import BranchDialect
@@ -35,8 +36,9 @@ class Union(Merged):
 
     ``dialect`` as for :func:`lamella.changes_from_upper`; "overlay" writes attributes of the trusted namespace where the
     process may, else of the user's. ``redirect_dir``: rename directories that something lower makes up, which are
-    refused with EXDEV otherwise, and always in AUFS. ``work``: a directory of the first branch's file system for what is
-    not finished; by default one beside it, or AUFS's own in it, for as long as the union is open.
+    refused with EXDEV otherwise, and always in AUFS. ``plink``, of AUFS: a file of a lower branch that is changed keeps
+    its other names, which otherwise, as in an overlay, stay what they were. ``work``: a directory of the first branch's
+    file system for what is not finished; by default one beside it, or AUFS's own in it, for as long as the union is open.
 
     Errors are OSError with the number that overlayfs answers, and EROFS. It acts with the rights of the process and its
     umask, and checks none of a caller. A file that was opened before it was copied up goes on being the lower one. Calls
@@ -47,7 +49,7 @@ class Union(Merged):
 
     def __init__(
         self, branches: Sequence[str | os.PathLike[str]], *, dialect: BranchDialect = "overlay", writable: bool = True,
-        redirect_dir: bool = False, work: str | os.PathLike[str] | None = None,
+        redirect_dir: bool = False, plink: bool = True, work: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(branches, dialect=dialect)
         self.redirect_dir = redirect_dir
@@ -57,6 +59,9 @@ class Union(Merged):
         if writable and branches:
             try:
                 self._upper = self._ground.enter_context(work_of(self.branches.roots[0], branches[0], dialect, work))
+                if plink and isinstance(self._upper, AufsForm):
+                    self._upper.linked = LinkedNames(self.branches)
+                    finish_links(self, self._upper)
             except BaseException:
                 self.close()
                 raise
@@ -94,7 +99,7 @@ class Union(Merged):
         self._add(path, lambda fd, name: os.symlink(target, name, dir_fd=fd))
 
     def link(self, old: bytes, new: bytes) -> None:
-        """Give the inode at ``old`` the further name ``new``; names of it that are lower only stay what they are."""
+        """Give the inode at ``old`` the further name ``new``; what names of it are lower only, copying it up decides."""
         form = self._form(new)
 
         def make(fd: int, name: bytes) -> None:

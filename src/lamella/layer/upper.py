@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from lamella.columns import AT, F_GHOST
 from lamella.layer.branchview import BranchView, view_of
-from lamella.layer.changeset import MODIFY, Changeset, Rows
+from lamella.layer.changeset import MODIFY, Changeset, Rows, empty_table
 from lamella.layer.comparing import NESTED, SAME, compared, inodes, merged, open_rows, settled, with_links, with_rows
 from lamella.layer.content import content_of, same_content
+from lamella.layer.linked import LinkedNames
 from lamella.layer.lowers import Branches, Shown
 from lamella.layer.merged import through
 from lamella.layer.own import BranchDialect
 from lamella.layer.pathtable import concatenated, named, path_table
+from lamella.layer.whiteout import is_metadata
 from lamella.model import IdMap, Progress, Why
 from lamella.table import EntryTable
 from lamella.tar.layerinfo import LayerInfo
@@ -40,13 +42,15 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENODATA, errno.ENO
 
 
 def changes_from_upper(
-    upper: Path, parents: Sequence[Path] = (), *, dialect: BranchDialect = "overlay", xattrs: Xattrs = "all"
-) -> Changeset:
+    upper: Path, parents: Sequence[Path] = (), *, dialect: BranchDialect = "overlay", xattrs: Xattrs = "all",
+    lowest: bool = False,
+) -> Changeset:  # fmt: skip
     """Return what an overlay upper directory, or an AUFS branch, changes of ``parents``: O(changed).
 
     ``parents`` are the lower directories, nearest first, which may be upper directories themselves. ``dialect`` is
     "overlay", "overlay:trusted" or "overlay:user" where only one namespace of attributes counts, or "aufs". Without
-    parents everything in ``upper`` is an ADD, and a whiteout a DELETE of which nothing is known (``before`` None).
+    parents everything in ``upper`` is an ADD, and a whiteout a DELETE of which nothing is known (``before`` None); with
+    ``lowest`` it is known that there is nothing to hide.
 
     The result is that of :func:`lamella.changes` for the two merged views, but for three things. Attributes of a nested
     overlay count, and are kept (tests/contract 27). Of a file with several names of which some were not touched, the
@@ -60,17 +64,18 @@ def changes_from_upper(
     with Branches(places, dialect, xattrs) as branches:
         view = view_of(branches)
         shown = branches.find(_asked(branches, view), first=1)
-        below, numbers = shown.table() if parents else (_unknown(view), np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        below, numbers = shown.table() if parents else (empty_table() if lowest else _unknown(view), none)
         above = view.table
         rows, match = merged(below, above, NESTED)
         rows = _decided(branches, view, rows, below, numbers, shown)
         rows = with_links(rows, below, above, match)
         if len(numbers):
-            rows = _parted(branches, view, rows, below, match, shown.nlink[numbers])
+            rows = _parted(branches, view, rows, below, match, shown, numbers)
     return Changeset(
         below, above, rows, match, root=upper, holes=view.holes, warnings=view.warnings, nested=True,
         source=partial(content_of, places, dialect, _borrowed(view)) if view.borrowed.any() else None,
-        opaque=() if parents else tuple(np.flatnonzero(view.opaque).tolist()), road="upper",
+        opaque=() if parents or lowest else tuple(np.flatnonzero(view.opaque).tolist()), road="upper",
     )  # fmt: skip
 
 
@@ -147,9 +152,11 @@ def _decided(  # noqa: PLR0917 - both sides
 
 
 def _parted(  # noqa: PLR0917 - both sides
-    branches: Branches, view: BranchView, rows: Rows, below: EntryTable, match: NDArray[np.int32], nlink: NDArray[np.uint32]
-) -> Rows:
+    branches: Branches, view: BranchView, rows: Rows, below: EntryTable, match: NDArray[np.int32], shown: Shown,
+    numbers: NDArray[np.int64],
+) -> Rows:  # fmt: skip
     """Say LINKS of files that were copied away from names of theirs that stay below, changed (49) or not."""
+    nlink = shown.nlink[numbers]
     at = np.flatnonzero(match >= 0)
     at = at[(nlink[match[at]] > 1) & (below.type[match[at]] != _DIR)]
     if not len(at):
@@ -159,11 +166,25 @@ def _parted(  # noqa: PLR0917 - both sides
     low = match[at]
     known = np.where(groups[low] >= 0, counts[groups[low]], 1)
     parted = at[known < nlink[low]]
-    if branches.dialect != "aufs":
-        parted = parted[np.array([not _has_all_names(branches, view.table.path(row)) for row in parted.tolist()], bool)]
+    if branches.dialect == "aufs":
+        linked = LinkedNames(branches)
+        places = [shown.place(int(numbers[row])) for row in match[parted].tolist()]
+        stays = [_stays(branches, below, linked.at(place), place[0]) for place in places]
+    else:
+        stays = [not _has_all_names(branches, view.table.path(row)) for row in parted.tolist()]
+    parted = parted[np.array(stays, bool)]
     changed = rows.upper[rows.kind == MODIFY]
     rows.why[np.isin(rows.upper, parted) & (rows.kind == MODIFY)] |= Why.LINKS.value
     return with_rows(rows, parted[~np.isin(parted, changed)].astype(np.int32), match)
+
+
+def _stays(branches: Branches, below: EntryTable, names: list[bytes], branch: int) -> bool:
+    """Tell whether an inode of a lower branch still shows one of its ``names`` that is no row of ``below``."""
+    others = [name for name in names if below.find(name) < 0 and not is_metadata(name)]
+    if not others:
+        return False
+    found = branches.find(path_table(others))
+    return any(found.branch[found.paths.find(name)] == branch for name in others)
 
 
 def _has_all_names(branches: Branches, path: bytes) -> bool:

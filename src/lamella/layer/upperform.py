@@ -15,7 +15,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from lamella._kernels import confine
-from lamella.layer.whiteout import OPAQUE, PREFIX
+from lamella.layer.linked import LinkedNames
+from lamella.layer.whiteout import BASE, OPAQUE, PREFIX
 from lamella.tree.root import Root, lstat
 
 __all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "UpperForm", "set_times"]
@@ -176,7 +177,9 @@ class OverlayForm(UpperForm):
 
 
 class AufsForm(UpperForm):
-    """The form of an AUFS branch: names of files (aufs design notes)."""
+    """The form of an AUFS branch: names of files (aufs design notes). ``linked``: names that are copied up together."""
+
+    linked: LinkedNames | None = None
 
     def is_marked(self, fd: int, name: bytes) -> bool:
         """Tell whether a whiteout stands beside the name."""
@@ -190,12 +193,12 @@ class AufsForm(UpperForm):
 
     def leave(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
         """Make the whiteout first: what stands beside it is shown."""
-        _marker(from_fd, PREFIX + from_name)
+        self._mark(from_fd, PREFIX + from_name)
         self.show(from_fd, from_name, fd, name)
 
     def hide(self, fd: int, name: bytes) -> None:
         """Make the whiteout beside what is then removed."""
-        _marker(fd, PREFIX + name)
+        self._mark(fd, PREFIX + name)
         there = lstat(fd, name)
         if there is not None and stat.S_ISDIR(there.st_mode):
             self.take(fd, name)
@@ -205,8 +208,31 @@ class AufsForm(UpperForm):
     def make_opaque(self, fd: int) -> None:
         """Make the marker in it, and leave its times: it shows what it did."""
         before = os.fstat(fd)
-        _marker(fd, OPAQUE)
+        self._mark(fd, OPAQUE)
         set_times(fd, before)
+
+    def _mark(self, fd: int, name: bytes) -> None:
+        """Make a whiteout: a further name of the branch's base, or a file of its own where that can have none."""
+        for _ in range(2):
+            try:
+                os.link(BASE, name, src_dir_fd=self.root.fd, dst_dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EMLINK):
+                    break  # no hard links, or none to what is another user's
+                self._renew_base()
+            else:
+                return
+        _file(fd, name)
+
+    def _renew_base(self) -> None:
+        """Make the base anew: it is not there yet, or has as many names as an inode may have."""
+        before = os.fstat(self.root.fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(BASE, dir_fd=self.root.fd)
+        _file(self.root.fd, BASE)
+        set_times(self.root.fd, before)
 
 
 def _copy_default_acl(like: int, fd: int) -> None:
@@ -217,7 +243,7 @@ def _copy_default_acl(like: int, fd: int) -> None:
             raise
 
 
-def _marker(fd: int, name: bytes) -> None:
+def _file(fd: int, name: bytes) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(name, _NEW | os.O_NOFOLLOW, 0o444, dir_fd=fd))
         os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)

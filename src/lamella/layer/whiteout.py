@@ -16,10 +16,12 @@ from lamella.errors import WhiteoutError
 from lamella.layer.placement import Placement
 from lamella.tree.root import Below, ancestors, join, lstat, split
 
-__all__ = ["OPAQUE", "PREFIX", "Dialect", "hidden_name", "is_metadata"]
+__all__ = ["BASE", "OPAQUE", "ORPHANS", "PLINKS", "PREFIX", "Dialect", "hidden_name", "is_metadata"]
 
 PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
+# AUFS's own at the root of a branch that is written: the inode of whiteouts, pseudo-links, what is not there any more or yet
+BASE, PLINKS, ORPHANS = b".wh..wh.aufs", b".wh..wh.plnk", b".wh..wh.orph"
 
 
 def hidden_name(path: bytes) -> bytes:

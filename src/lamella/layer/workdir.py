@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from lamella.layer.own import BranchDialect
 from lamella.layer.upperform import TEMPORARY, AufsForm, OverlayForm, UpperForm, set_times
+from lamella.layer.whiteout import ORPHANS, PLINKS
 from lamella.tree.root import Root
 
 __all__ = ["work_of"]
 
-_ORPHANS = b".wh..wh.orph"  # of AUFS: for what is gone or not there yet
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -42,11 +42,14 @@ def work_of(
             before = os.fstat(root.fd)
             with contextlib.suppress(OSError):  # a mount's own may be in it
                 os.rmdir(place, dir_fd=root.fd)
+            if dialect == "aufs":
+                with contextlib.suppress(OSError):  # none there, or one of a mount's own in it
+                    os.rmdir(PLINKS, dir_fd=root.fd)
             set_times(root.fd, before)
 
 
 def _made(root: Root, branch: str | os.PathLike[str], dialect: BranchDialect) -> str | bytes:
-    place: str | bytes = _ORPHANS if dialect == "aufs" else os.path.realpath(branch) + ".work"
+    place: str | bytes = ORPHANS if dialect == "aufs" else os.path.realpath(branch) + ".work"
     before = os.fstat(root.fd)
     with contextlib.suppress(FileExistsError):
         os.mkdir(place, 0o700, dir_fd=root.fd)
