@@ -8,7 +8,8 @@ import os
 import stat
 
 from lamella._kernels import confine
-from lamella.layer.merged import Merged, Node, through
+from lamella.layer.merged import Merged, Node
+from lamella.layer.resolving import through
 from lamella.layer.upperform import UpperForm, set_times
 from lamella.tree.root import ancestors, clear_acls, split
 
@@ -72,6 +73,7 @@ def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> 
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
+    merged.copied_up(node.path)
 
 
 def _make(merged: Merged, work: int, spare: bytes, node: Node, *, data: bool) -> None:

@@ -12,13 +12,15 @@ import itertools
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lamella._kernels import confine
 from lamella.layer.whiteout import OPAQUE, PREFIX
 from lamella.tree.root import Root, lstat
 
-__all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "UpperForm", "set_times"]
+__all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "Owner", "UpperForm", "made_for", "set_times"]
+
+Owner = tuple[int, int]  # user and group
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -207,6 +209,26 @@ class AufsForm(UpperForm):
         before = os.fstat(fd)
         _marker(fd, OPAQUE)
         set_times(fd, before)
+
+
+def made_for(
+    form: UpperForm, make: Callable[[int, bytes], None], fd: int, name: bytes, owner: Owner | None
+) -> None:  # fmt: skip
+    """Make ``name`` in directory ``fd`` and give it to ``owner``; its group is the directory's where that says so."""
+    make(fd, name)
+    if owner is None:
+        return
+    made = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    uid, gid = owner if not os.fstat(fd).st_mode & stat.S_ISGID else (owner[0], made.st_gid)
+    if (uid, gid) == (made.st_uid, made.st_gid):
+        return
+    try:
+        os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        if made.st_mode & (stat.S_ISUID | stat.S_ISGID):  # which that takes away
+            confine.chmod(fd, name, stat.S_IMODE(made.st_mode))
+    except BaseException:
+        form.root.remove(fd, name, name)
+        raise
 
 
 def _copy_default_acl(like: int, fd: int) -> None:
