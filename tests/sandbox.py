@@ -1,7 +1,7 @@
 """Run code that may try to leave its root where it can do no harm: hostile layers, as root too.
 
 A :class:`Sandbox` is a child process in a mount namespace of its own, in which the whole machine is read-only and
-without devices; one fresh tmpfs is the only place to write. :func:`in_moat` lays treasures around the root of a call
+without devices but /dev/fuse; one fresh tmpfs is the only place to write. :func:`in_moat` lays treasures around the root of a call
 (files, links, a pipe that stops who opens it), listed before and after. What leaves the root but stays near is seen as
 a difference; what would go further meets a read-only machine.
 
@@ -59,7 +59,8 @@ TREASURES: tuple[Edit, ...] = (
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_NOSUID, MS_NODEV = 2, 4
-MS_PRIVATE = 1 << 18
+MS_BIND, MS_PRIVATE = 4096, 1 << 18
+FUSE = b"/dev/fuse"
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV = 1, 4
 SYS_MOUNT_SETATTR = 442
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
@@ -177,6 +178,10 @@ def _enter(where: str, uid: int | None) -> None:
     attributes = struct.pack("<QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, MS_PRIVATE, 0)
     _checked(libc.mount(None, b"/", None, MS_PRIVATE | 0x4000, None), "mount --make-rprivate")
     _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes)), "mount_setattr")
+    if os.access(FUSE, os.F_OK):  # the one device that gives no way out: what it serves is a mount in here
+        _checked(libc.mount(FUSE, FUSE, None, MS_BIND, None), "mount --bind /dev/fuse")
+        attributes = struct.pack("<QQQQ", 0, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, 0)
+        _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, FUSE, 0, attributes, len(attributes)), "mount_setattr")
     options = f"mode=0755,size={TMPFS_BYTES},nr_inodes={TMPFS_INODES}".encode()
     _checked(libc.mount(b"sandbox", os.fsencode(where), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
     os.chdir(where)

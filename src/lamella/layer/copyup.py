@@ -73,7 +73,7 @@ def _copy_up_one(merged: Merged, form: UpperForm, node: Node, *, data: bool) -> 
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
-    merged.copied_up(node.path)
+    merged.copied_up(node)
 
 
 def _make(merged: Merged, work: int, spare: bytes, node: Node, *, data: bool) -> None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 from lamella.layer.search import Place
 
 __all__ = ["Directories", "Directory", "Entry", "Listing"]
 
 _LIMIT = 1 << 19
+_NUMBER = itemgetter(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name of a directory: S_IFMT of its inode, the inode's number, and the number of the branch that has it."""
 
     name: bytes
@@ -33,7 +35,7 @@ class Listing:
 
     __slots__ = ("_next", "_numbers", "_order")
 
-    def __init__(self, entries: Iterator[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry]) -> None:
         self._order: list[tuple[int, Entry]] = list(enumerate(entries, 1))
         self._numbers = {entry.name: number for number, entry in self._order}
         self._next = len(self._order) + 1
@@ -46,9 +48,10 @@ class Listing:
         number = self._numbers.get(name)
         return None if number is None else self._order[self._at(number) - 1][1]
 
-    def after(self, number: int) -> Iterator[tuple[int, Entry]]:
-        """Iterate over the names with a higher number than ``number``, in order, as they are now."""
-        yield from self._order[self._at(number) :] if number else self._order
+    def after(self, number: int, limit: int | None = None) -> list[tuple[int, Entry]]:
+        """Return the names with a higher number than ``number``, in order, at most ``limit`` of them."""
+        begin = self._at(number) if number else 0
+        return self._order[begin : None if limit is None else begin + limit]
 
     def put(self, entry: Entry) -> None:
         """Show a name, or another inode at one that is shown."""
@@ -68,11 +71,7 @@ class Listing:
 
     def _at(self, number: int) -> int:
         """Return the position after the name with ``number``, or where it was."""
-        return bisect_right(self._order, number, key=_number)
-
-
-def _number(item: tuple[int, Entry]) -> int:
-    return item[0]
+        return bisect_right(self._order, number, key=_NUMBER)
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +90,9 @@ class Directories:
         self.limit = limit
         self._known: OrderedDict[bytes, Directory] = OrderedDict()
         self._size = 0
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._known
 
     def get(self, path: bytes) -> Directory | None:
         """Return what is known of the directory at ``path``."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -67,6 +68,8 @@ class Finder:
         self.dialect = dialect
         self.resolver = Resolver(self.branches)
         self.directories = Directories()
+        self._known = Lock()  # held while something comes to be known, or not to be
+        self._changes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +99,11 @@ class Finder:
         """Return the status of what is shown at ``path``, as lstat() does; OSError as node()."""
         return self._inode(path).status
 
+    def find_inode(self, path: bytes) -> Node | None:
+        """Return what find() does, which may not tell the truth about where content is; it costs less."""
+        return self._find(path, content=False)
+
     def _inode(self, path: bytes) -> Node:
-        """Return the node of ``path``, which need not tell where content is."""
         return _there(self._find(path, content=False), path)
 
     def lower(self, path: bytes) -> Node | None:
@@ -114,18 +120,35 @@ class Finder:
 
     def listing(self, path: bytes) -> Listing:
         """Return the names that directory ``path`` shows, which stay what they are; OSError as node(), and ENOTDIR."""
+        before = self._changes
         directory = self._directory(path, path)
-        if directory.listing is None:
-            directory.listing = Listing(self.resolver.names(directory.stack))
-            self._remember(path, directory)
-        return directory.listing
+        if directory.listing is not None:
+            return directory.listing
+        listing = Listing(self.resolver.names(directory.stack))
+        self._remember(path, Directory(directory.stack, listing), before)
+        return listing
+
+    def find_inodes(self, path: bytes, names: Iterable[bytes]) -> dict[bytes, Node]:
+        """Return what is shown at ``names`` of directory ``path``, as find_inode() does, but what is redirected."""
+        before = self._changes
+        shown = self.resolver.children(self._directory(path, path).stack, names)
+        nodes = {name: Node(join(path, name), *found.place, found.status, found.stack) for name, found in shown.items()}
+        for node in nodes.values():
+            if node.is_dir and node.path not in self.directories:
+                self._remember(node.path, Directory(node.stack), before)
+        return nodes
 
     def _find(self, path: bytes, *, content: bool) -> Node | None:
-        self._check(path)
-        if not path:
-            return _node(path, self.resolver.root())
         parent, name = split(path)
-        return self._child(self._directory(parent, path), path, name, content=content)
+        directory = self.directories.get(parent) if path else None
+        if directory is None:
+            self._check(path.split(b"/") if path else (), path)
+            if not path:
+                return _node(path, self.resolver.root())
+            directory = self._directory(parent, path)
+        else:
+            self._check((name,), path)
+        return self._child(directory, path, name, content=content)
 
     def _child(self, directory: Directory, path: bytes, name: bytes, *, content: bool) -> Node | None:
         stack = directory.stack
@@ -145,6 +168,7 @@ class Finder:
         found = self.directories.get(path)
         if found is not None:
             return found
+        before = self._changes
         up = ancestors(path)
         at = len(up)
         while at and (found := self.directories.get(up[at - 1])) is None:
@@ -152,7 +176,7 @@ class Finder:
         if found is None:
             root = self.resolver.root()
             found = Directory(root.stack if root is not None else [])
-            self._remember(b"", found)
+            self._remember(b"", found, before)
         for below in up[at:]:
             node = self._child(found, below, split(below)[1], content=False)
             if node is None:
@@ -160,16 +184,16 @@ class Finder:
             if not node.is_dir:
                 raise failure(errno.ELOOP if stat.S_ISLNK(node.status.st_mode) else errno.ENOTDIR, asked)
             found = Directory(node.stack)
-            self._remember(below, found)
+            self._remember(below, found, before)
         return found
 
-    def _remember(self, path: bytes, directory: Directory) -> None:
-        """Keep what was found out about a directory."""
-        self.directories.put(path, directory)
+    # -- changes --------------------------------------------------------------------------------------------------
 
     def changed(self, path: bytes) -> None:
         """Find out anew what is shown at ``path``: it is new, gone, or another inode."""
-        self.directories.forget(path)
+        with self._known:
+            self._changes += 1
+            self.directories.forget(path)
         parent, name = split(path)
         above = self.directories.get(parent)
         if above is None or above.listing is None:
@@ -180,11 +204,18 @@ class Finder:
         else:
             above.listing.put(Entry(name, stat.S_IFMT(node.status.st_mode), node.status.st_ino, node.branch))
 
-    def copied_up(self, path: bytes) -> None:
-        """Know that the nearest branch has what is shown at ``path`` now; a directory goes on showing the same names."""
-        directory = self.directories.get(path)
-        if directory is not None:
-            directory.stack = [(0, path), *directory.stack]
+    def added(self, path: bytes) -> None:
+        """Know that an inode was made at ``path``."""
+        self.changed(path)
+
+    def copied_up(self, node: Node) -> None:
+        """Know that the nearest branch has what was ``node`` now; a directory goes on showing the same names."""
+        path = node.path
+        with self._known:
+            self._changes += 1
+            directory = self.directories.get(path)
+            if directory is not None and directory.stack[0] != (0, path):
+                directory.stack = [(0, path), *directory.stack]
         parent, name = split(path)
         above = self.directories.get(parent)
         if above is not None and above.listing is not None:
@@ -192,8 +223,14 @@ class Finder:
             if status is not None:
                 above.listing.put(Entry(name, stat.S_IFMT(status.st_mode), status.st_ino, 0))
 
-    def _check(self, path: bytes) -> None:
-        for part in path.split(b"/") if path else ():
+    def _remember(self, path: bytes, directory: Directory, before: int) -> None:
+        """Keep what was found out about a directory, if nothing changed since it was begun to be."""
+        with self._known:
+            if self._changes == before:
+                self.directories.put(path, directory)
+
+    def _check(self, parts: Iterable[bytes], path: bytes) -> None:
+        for part in parts:
             if part in (b"", b".", b"..") or b"\0" in part:
                 raise failure(errno.EINVAL, path)
             if len(part) > _NAME_MAX - (len(PREFIX) if self.dialect == "aufs" else 0):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lamella.layer.directories import Entry
@@ -62,20 +62,55 @@ class Resolver:
         """Return what is shown at ``name``; Elsewhere for a redirect, and with ``content`` for a metacopy file too."""
         found: Resolved | None = None
         for branch, at in stack:
-            with self.roots[branch].dir(at) as fd:
-                status = lstat(fd, name)
-                is_dir = status is not None and stat.S_ISDIR(status.st_mode)
-                if status is not None:
-                    if self._hides(status, fd, name) or (found and not is_dir):
-                        break
-                    found = found or Resolved((branch, join(at, name)), status)
-                    if not is_dir:
-                        self._check_content(found, fd, name, content=content)
-                        break
-                    found.stack.append((branch, join(at, name)))
-                if self._ends(fd, name, branch, is_dir=is_dir):
-                    break
+            fd = self.roots[branch].open_dir(at)
+            try:
+                found, ends = self._see(found, fd, (branch, at), name, content=content)
+            finally:
+                os.close(fd)
+            if ends:
+                break
         return found
+
+    def children(self, stack: Sequence[Place], names: Iterable[bytes]) -> dict[bytes, Resolved]:
+        """Return what is shown at each of ``names``, but what takes a search Elsewhere."""
+        shown: dict[bytes, Resolved] = {}
+        left = list(names)
+        for branch, at in stack:
+            if not left:
+                break
+            going = []
+            with self.roots[branch].dir(at) as fd:
+                for name in left:
+                    try:
+                        found, ends = self._see(shown.get(name), fd, (branch, at), name, content=False)
+                    except Elsewhere:
+                        shown.pop(name, None)
+                        continue
+                    if found is not None:
+                        shown[name] = found
+                    if not ends:
+                        going.append(name)
+            left = going
+        return shown
+
+    def _see(
+        self, found: Resolved | None, fd: int, place: Place, name: bytes, *, content: bool
+    ) -> tuple[Resolved | None, bool]:  # fmt: skip
+        """Return what is shown after a branch was looked at too, and whether that is all."""
+        branch, at = place
+        status = lstat(fd, name)
+        if status is None:
+            return found, self._aufs and self._ends(fd, name, branch, is_dir=False)
+        is_dir = stat.S_ISDIR(status.st_mode)
+        if (not is_dir and found is not None) or self._hides(status, fd, name):
+            return found, True
+        if found is None:
+            found = Resolved((branch, join(at, name)), status)
+        if not is_dir:
+            self._check_content(found, fd, name, content=content)
+            return found, True
+        found.stack.append((branch, join(at, name)))
+        return found, self._ends(fd, name, branch, is_dir=True)
 
     def _hides(self, status: os.stat_result, fd: int, name: bytes) -> bool:
         """Tell whether an inode of the branch is a whiteout."""
@@ -112,29 +147,27 @@ class Resolver:
         except OSError:
             return b""
 
-    def names(self, stack: Sequence[Place]) -> Iterator[Entry]:
-        """Iterate over the names that a directory shows: of each branch in the order that it lists them."""
+    def names(self, stack: Sequence[Place]) -> list[Entry]:
+        """Return the names that a directory shows: of each branch in the order that it lists them."""
+        out: list[Entry] = []
         seen: set[bytes] = set()
         for branch, at in stack:
             is_last = (branch, at) == stack[-1]
-            hidden: set[bytes] = set()
             with self.roots[branch].dir(at) as fd, os.scandir(b"/proc/self/fd/%d" % fd) as entries:
-                marks = not self._aufs and any(self._value(fd, key) == b"x" for key in self._opaque)
-                for found in entries:
-                    name = found.name
-                    if self._aufs and name.startswith(PREFIX):
-                        hidden.add(name[len(PREFIX) :])
+                marks = not self._aufs and not is_last and any(self._value(fd, key) == b"x" for key in self._opaque)
+                listed = [(found.name, _kind(found), found.inode()) for found in entries]
+                hidden = {name[len(PREFIX) :] for name, _, _ in listed if name.startswith(PREFIX)} if self._aufs else set()
+                for name, kind, ino in listed:
+                    if name in seen or (self._aufs and name.startswith(PREFIX)):
                         continue
-                    if name in seen:
-                        continue
-                    kind = _kind(found)
                     if (kind == stat.S_IFCHR or (marks and kind == stat.S_IFREG)) and self._hidden(fd, name):
                         hidden.add(name)
-                        continue
-                    if not is_last:
-                        hidden.add(name)
-                    yield Entry(name, kind, found.inode(), branch)
-            seen |= hidden
+                    else:
+                        out.append(Entry(name, kind, ino, branch))
+            if not is_last:
+                seen |= hidden
+                seen.update(name for name, _, _ in listed)
+        return out
 
     def _hidden(self, fd: int, name: bytes) -> bool:
         status = lstat(fd, name)

@@ -17,7 +17,7 @@ from threading import RLock
 from lamella._kernels import confine
 from lamella.layer.copyup import copy_up
 from lamella.layer.merged import Merged, Node, failure
-from lamella.layer.moving import move
+from lamella.layer.moving import exchange, move
 from lamella.layer.own import BranchDialect
 from lamella.layer.resolving import through
 from lamella.layer.upperform import AufsForm, OverlayForm, Owner, UpperForm, made_for
@@ -140,6 +140,16 @@ class Union(Merged):
             self._free(new)
             try:
                 move(self, form, old, new, redirect_dir=self.redirect_dir)
+            finally:
+                self.changed(old)
+                self.changed(new)
+
+    def exchange(self, old: bytes, new: bytes) -> None:
+        """Let what is at ``old`` and at ``new`` change places; OSError ENOENT, and EXDEV as rename()."""
+        with self._lock:
+            form = self._form(new)
+            try:
+                exchange(self, form, old, new, redirect_dir=self.redirect_dir)
             finally:
                 self.changed(old)
                 self.changed(new)
@@ -273,7 +283,7 @@ class Union(Merged):
                                 form.make_opaque(made)
                         form.show(stage, name, fd, name)
             finally:
-                self.changed(path)
+                self.added(path)
 
     def _remove(self, form: UpperForm, node: Node, remove: Callable[..., None]) -> None:
         hides = self.lower(node.path) is not None

@@ -74,6 +74,10 @@ class UpperForm(ABC):
         os.rename(name, spare, src_dir_fd=fd, dst_dir_fd=self.work)
         self.discard(spare)
 
+    def exchange(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Let two names change places in one step."""
+        confine.rename(from_fd, from_name, fd, name, _EXCHANGE)
+
     @abstractmethod
     def is_marked(self, fd: int, name: bytes) -> bool:
         """Tell whether ``fd`` has a marker for ``name``, at which nothing is shown."""
