@@ -16,6 +16,7 @@ from lamella.errors import DriverUnavailable
 
 __all__ = ["Library", "Operations", "load"]
 
+_NAMES = ("libfuse3.so.4", "libfuse3.so.3")
 _OFF = ctypes.c_int64
 _INO = c_uint64
 # name -> arguments after the request; None for what is not served. The order is that of struct fuse_lowlevel_ops
@@ -132,13 +133,20 @@ def _function(function: Any, result: Any, *arguments: Any) -> Any:
 
 def load() -> Library:
     """Load mfusepy with libfuse 3; DriverUnavailable."""
-    os.environ["FUSE_LIBRARY_NAME"] = "fuse3"  # where libfuse 2 is too, that would be taken
+    name = next(filter(_is_there, _NAMES), None)
+    if name is None:
+        raise DriverUnavailable("no FUSE", ("libfuse 3 is not installed",))
+    os.environ["FUSE_LIBRARY_PATH"] = name  # of two versions mfusepy takes the older
     try:
         import mfusepy  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise DriverUnavailable("no FUSE", (f"{error}: install lamella[fuse]",)) from None
-    except (OSError, AttributeError) as error:
-        raise DriverUnavailable("no FUSE", (f"{error}: install libfuse 3",)) from None
-    if mfusepy.fuse_version_major != 3:
-        raise DriverUnavailable("no FUSE", (f"libfuse {mfusepy.fuse_version_major} was found: libfuse 3 is needed",))
     return Library(mfusepy)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

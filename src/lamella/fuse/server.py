@@ -50,6 +50,8 @@ class Server:
     def mount(self) -> None:
         """Open the branches and mount; OSError."""
         upper = [self.given["upperdir"]] if "upperdir" in self.given else []
+        if not upper and not self.lowers:
+            raise ValueError("a mount of type fuse.lamella has no branch")
         dialect: BranchDialect = self.given.get("dialect", "overlay")  # type: ignore[assignment]
         tree = UnionTree(
             [*upper, *self.lowers], dialect=dialect, writable=not self.read_only,
