@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[HOME] = Path(os.environ[HOME_VARIABLE])
         return
     if os.environ.get("LAMELLA_TRACE") == "1" and config.pluginmanager.hasplugin("xdist"):
-        from xdist.workermanage import NodeManager  # noqa: PLC0415
+        from xdist.workermanage import NodeManager
 
         NodeManager.EXIT_TIMEOUT = 300  # gcc's counts are written at a worker's very end, which may take long
     sweep()

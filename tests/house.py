@@ -39,6 +39,7 @@ ENGINE = {"numpy", "xxhash", "zstandard", "isal", "zlib_ng"}
 IMAGE = {"msgspec", "numpy"}
 # floor -> distributions; benchmarks and test tools may use whatever their extras install
 FOREIGN = {0: set(), 1: set(), 2: ENGINE, 3: {"numpy"}, 4: IMAGE, 5: {"click", "numpy", "rich"}}
+EXTRA = {"fuse": {"mfusepy"}}  # room -> what its extra installs
 PROCESSES = {"multiprocessing", "pty", "subprocess"}
 C_LIBRARY = ("libc", "posix", "cpython.buffer", "cython", "lamella._kernels")
 BANNED_NAMES = {"util", "utils", "helper", "helpers", "common", "manager", "misc"}
@@ -196,7 +197,7 @@ def outer_fault(arrow: Arrow, home: str) -> list[str]:
         return [] if fits or top == "__future__" else [f"{arrow}: a kernel knows errors and the C library"]
     if floor <= TABLE_FLOOR and top in PROCESSES:
         return [f"{arrow}: the engine never starts a process"]
-    if top in sys.stdlib_module_names or home in {"bench", "testing"} or top in FOREIGN[floor]:
+    if top in sys.stdlib_module_names or home in {"bench", "testing"} or top in FOREIGN[floor] | EXTRA.get(home, set()):
         return []
     return [f"{arrow}: floor {floor} does not lean on {top}"]
 

@@ -1,6 +1,6 @@
 """What a test may need of the machine, each part probed once, by doing the thing.
 
-A part is a name: ``root``, ``loop``, ``btrfs``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, or else a program on PATH.
+A part is a name: ``root``, ``loop``, ``btrfs``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, ``fuse``, or else a program on PATH.
 Use it as a mark, ``@pytest.mark.requires("umoci", "root")``, or inside a test or fixture, ``requires("loop")``.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
 import stat
@@ -118,6 +119,15 @@ def _devices() -> str | None:
     return None
 
 
+def _fuse() -> str | None:
+    if importlib.util.find_spec("mfusepy") is None:
+        return "mfusepy is not installed"
+    if program("fusermount3") is None:
+        return "libfuse 3 is not installed"
+    os.close(os.open("/dev/fuse", os.O_RDWR))
+    return None
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "loop": _loop,
@@ -126,6 +136,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "userns": _userns,
     "user_xattr": _user_xattr,
     "devices": _devices,
+    "fuse": _fuse,
 }
 
 

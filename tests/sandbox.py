@@ -1,7 +1,7 @@
 """Run code that may try to leave its root where it can do no harm: hostile layers, as root too.
 
 A :class:`Sandbox` is a child process in a mount namespace of its own, in which the whole machine is read-only and
-without devices; one fresh tmpfs, or a btrfs on a loop device, is the only place to write. :func:`in_moat` lays treasures around the root of a call
+without devices but two; one fresh tmpfs, or a btrfs on a loop device, is the only place to write. :func:`in_moat` lays treasures around the root of a call
 (files, links, a pipe that stops who opens it), listed before and after. What leaves the root but stays near is seen as
 a difference; what would go further meets a read-only machine.
 
@@ -20,6 +20,7 @@ import pickle
 import resource
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -63,7 +64,8 @@ TREASURES: tuple[Edit, ...] = (
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_NOSUID, MS_NODEV = 2, 4
-MS_PRIVATE = 1 << 18
+MS_BIND, MS_PRIVATE = 4096, 1 << 18
+DEVICES = (b"/dev/null", b"/dev/fuse")  # what is served by the second is a mount in the sandbox
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV = 1, 4
 SYS_MOUNT_SETATTR = 442
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
@@ -190,6 +192,8 @@ def _enter(where: str, uid: int | None, mounted: bool) -> None:
     else:
         options = f"mode=0755,size={TMPFS_BYTES},nr_inodes={TMPFS_INODES}".encode()
         _checked(libc.mount(b"sandbox", os.fsencode(where), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
+    for device in filter(os.path.exists, DEVICES):
+        _show_device(libc, device, os.fsencode(where) if uid is not None else None)
     os.chdir(where)
     if "ASAN_OPTIONS" not in os.environ:  # a sanitizer takes terabytes of addresses
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -201,6 +205,20 @@ def _enter(where: str, uid: int | None, mounted: bool) -> None:
         os.setresuid(uid, uid, uid)
     if _can_write(Path(__file__)):
         raise RuntimeError("the sandbox does not hold")
+
+
+def _show_device(libc: ctypes.CDLL, device: bytes, where: bytes | None) -> None:
+    """Let a device be opened, by an ordinary user too with a node of his own, made in ``where``."""
+    source = device
+    if where is not None:
+        source = os.path.join(where, b"device")
+        os.mknod(source, stat.S_IFCHR, os.stat(device).st_rdev)
+        os.chmod(source, 0o666)
+    _checked(libc.mount(source, device, None, MS_BIND, None), "mount --bind")
+    if where is not None:
+        os.unlink(source)
+    attributes = struct.pack("<QQQQ", 0, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0, 0)
+    _checked(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, device, 0, attributes, len(attributes)), "mount_setattr")
 
 
 def _can_write(path: Path) -> bool:
@@ -228,6 +246,9 @@ def serve(where: str, uid: int | None, mounted: bool) -> None:
         _load()  # later, an ordinary user may not be allowed to read it
     if uid is not None:
         importlib.import_module("lamella.testing.suite")
+        if parts.missing("fuse") is None:
+            importlib.import_module("lamella.fuse.server")
+            importlib.import_module("lamella.fuse.binding").load()
     _enter(where, uid, mounted)
     _load()  # a user namespace is entered by one thread alone, and libraries start their own
     number = 0

@@ -212,8 +212,8 @@ def test_an_error_says_what_the_kernel_does_and_leaves_nothing(box):
 def unserved(folder: Path) -> None:
     target = make(folder / "target")
     with nothing_left(), pytest.raises(DriverUnavailable) as info:
-        attach([Mount("bind", make(folder / "a")), Mount("fuse.lamella", "lamella")], target)
-    assert info.value.reasons == ("nothing here serves mounts of type fuse.lamella",)
+        attach([Mount("bind", make(folder / "a")), Mount("fuse.other", "lamella")], target)
+    assert info.value.reasons == ("nothing here serves mounts of type fuse.other",)
 
 
 def test_what_nobody_serves_is_unavailable(box):

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
-from lamella.drivers import _calls
+from lamella.drivers import _calls, _serving
 from lamella.errors import DriverUnavailable
 from lamella.model import Mount
 from lamella.stream.worker import on_own_thread
@@ -45,12 +45,15 @@ def attach(mounts: Sequence[Mount], target: Path, *, read_only: bool = False) ->
             _attach(mount, where, read_only or mount.read_only)
             done += 1
     except BaseException:
-        for _ in range(done):
-            _calls.unmount(where, lazy=True)  # nobody can have opened anything in it for good
+        for mount in reversed(mounts[:done]):
+            _serving.unmount(mount.type, where, lazy=True)  # nobody can have opened anything in it for good
         raise
 
 
 def _attach(mount: Mount, target: str, read_only: bool) -> None:
+    if mount.type == _serving.KIND:
+        _serving.serve(mount, target, read_only=read_only)
+        return
     if mount.type.startswith("fuse."):
         raise DriverUnavailable("cannot be mounted", (f"nothing here serves mounts of type {mount.type}",))
     if mount.type == "bind":
@@ -134,13 +137,15 @@ def _in_directory(path: str, call: Callable[[], None]) -> None:
 
 
 def detach(target: Path, *, lazy: bool = False) -> None:
-    """Undo every mount at ``target``, the last one first; nothing mounted there is no error.
+    """Undo every mount at ``target``, the last one first, and wait for who serves it; nothing mounted there is no error.
 
     OSError EBUSY where something in it is in use, unless ``lazy``: then it goes from sight, and for good when it is free.
     """
     where = os.path.realpath(target)
-    while is_mounted(where):
-        _calls.unmount(where, lazy=lazy)
+    while found := [(kind, source) for point, kind, source in _mounts() if point == where]:
+        kind, source = found[-1]
+        with _serving.awaited(kind, source, lazy=lazy):
+            _serving.unmount(kind, where, lazy=lazy)
 
 
 @contextlib.contextmanager
@@ -178,13 +183,13 @@ def _release(target: str) -> None:
 
 def is_mounted(path: Path) -> bool:
     """Tell whether something is mounted at ``path``, in this process's mount namespace."""
-    return os.path.realpath(path) in _points()
+    return os.path.realpath(path) in [point for point, _, _ in _mounts()]
 
 
 def mounts_below(folder: Path) -> list[str]:
     """Return the mount points below the directory ``folder``, each once and the deepest first."""
     within = os.path.join(os.path.realpath(folder), "")
-    found = dict.fromkeys(point for point in _points() if point.startswith(within))
+    found = dict.fromkeys(point for point, _, _ in _mounts() if point.startswith(within))
     return sorted(found, key=lambda point: point.count("/"), reverse=True)
 
 
@@ -228,9 +233,13 @@ def _is_at(device: bytes, point: str) -> bool:
     return device == b"%d:%d" % (os.major(number), os.minor(number))
 
 
-def _points() -> list[str]:
+def _mounts() -> Iterator[tuple[str, str, str]]:
+    """Iterate over mount points, with the type and the source of each (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as file:
-        return [os.fsdecode(_unescaped(line.split(b" ")[4])) for line in file]
+        for line in file:
+            fields = line.split(b" ")
+            kind, source = fields[-3:-1]
+            yield os.fsdecode(_unescaped(fields[4])), os.fsdecode(_unescaped(kind)), os.fsdecode(_unescaped(source))
 
 
 def _unescaped(field: bytes) -> bytes:

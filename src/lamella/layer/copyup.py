@@ -8,8 +8,9 @@ import os
 import stat
 
 from lamella._kernels import confine
-from lamella.layer.merged import Merged, Node, through
+from lamella.layer.merged import Merged, Node
 from lamella.layer.plinks import forget, is_noted, link, note_of, noted, remember, shown
+from lamella.layer.resolving import through
 from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.tree.root import ancestors, clear_acls, split
 
@@ -88,6 +89,7 @@ def _copy(merged: Merged, form: UpperForm, node: Node, *, data: bool, note: byte
             form.discard(spare)
         with contextlib.suppress(PermissionError):  # who may write there need not be the owner
             set_times(fd, before)  # the names that it shows are what they were
+    merged.copied_up(node)
 
 
 def _link_all(merged: Merged, form: UpperForm, note: bytes, nodes: list[Node]) -> None:
@@ -96,6 +98,7 @@ def _link_all(merged: Merged, form: UpperForm, note: bytes, nodes: list[Node]) -
         copy_up(merged, form, parent)
         with form.root.dir(parent) as fd:
             link(form, note, fd, name)
+        merged.copied_up(node)
     forget(form, note)
 
 

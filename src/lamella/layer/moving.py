@@ -11,7 +11,7 @@ from lamella.layer.own import lower_path
 from lamella.layer.upperform import AufsForm, OverlayForm, UpperForm
 from lamella.tree.root import ancestors, join, split
 
-__all__ = ["move"]
+__all__ = ["exchange", "move"]
 
 _REDIRECT_MAX = 256  # bytes of an absolute redirect (overlayfs.rst)
 
@@ -27,20 +27,51 @@ def move(merged: Merged, form: UpperForm, old: bytes, new: bytes, *, redirect_di
     together = isinstance(form, AufsForm) and form.linked is not None
     if not _moves(source, target, old, new, together=together):
         return
-    is_lower = source.is_dir and (source.branch > 0 or len(source.stack) > 1)
-    if is_lower and not (redirect_dir and isinstance(form, OverlayForm)):
-        raise failure(errno.EXDEV, old)
+    is_lower = _may_move(form, source, redirect_dir=redirect_dir)
     if target is not None and target.is_dir and merged.readdir(new):
         raise failure(errno.ENOTEMPTY, new)
     was_hiding, hides = merged.lower(old) is not None, merged.lower(new) is not None
     copy_up(merged, form, old)
     copy_up(merged, form, split(new)[0])
-    if is_lower and isinstance(form, OverlayForm):
-        _redirect(form, old, new)
-    elif source.is_dir and hides:
-        with form.root.dir(old) as fd:
-            form.make_opaque(fd)
+    _prepare(form, source, new, is_lower=is_lower, hides=hides)
     _carry(form, source, target, new, hides=hides, was_hiding=was_hiding)
+
+
+def exchange(merged: Merged, form: UpperForm, old: bytes, new: bytes, *, redirect_dir: bool) -> None:
+    """Let what is shown at ``old`` and at ``new`` change places; OSError as move(), and ENOENT for nothing there."""
+    source, target = merged.node(old), merged.node(new)
+    if not old or not new:
+        raise failure(errno.EBUSY, old)
+    if new.startswith(old + b"/") or old.startswith(new + b"/"):
+        raise failure(errno.EINVAL, old)
+    if old == new:
+        return
+    lowers = [_may_move(form, node, redirect_dir=redirect_dir) for node in (source, target)]
+    hides = [merged.lower(path) is not None for path in (new, old)]
+    copy_up(merged, form, old)
+    copy_up(merged, form, new)
+    _prepare(form, source, new, is_lower=lowers[0], hides=hides[0])
+    _prepare(form, target, old, is_lower=lowers[1], hides=hides[1])
+    (old_parent, old_name), (parent, name) = split(old), split(new)
+    with form.root.dir(old_parent) as old_fd, form.root.dir(parent) as fd:
+        form.exchange(old_fd, old_name, fd, name)
+
+
+def _may_move(form: UpperForm, node: Node, *, redirect_dir: bool) -> bool:
+    """Tell whether something lower makes up a directory; OSError EXDEV where it may not be redirected."""
+    is_lower = node.is_dir and (node.branch > 0 or len(node.stack) > 1)
+    if is_lower and not (redirect_dir and isinstance(form, OverlayForm)):
+        raise failure(errno.EXDEV, node.path)
+    return is_lower
+
+
+def _prepare(form: UpperForm, node: Node, new: bytes, *, is_lower: bool, hides: bool) -> None:
+    """Have a directory that is about to move to ``new`` say what of the lower branches it shows there."""
+    if is_lower and isinstance(form, OverlayForm):
+        _redirect(form, node.path, new)
+    elif node.is_dir and hides:
+        with form.root.dir(node.path) as fd:
+            form.make_opaque(fd)
 
 
 def _moves(source: Node, target: Node | None, old: bytes, new: bytes, *, together: bool) -> bool:

@@ -13,7 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from lamella.layer.merged import Merged, Node, through
+from lamella.layer.merged import Merged, Node
+from lamella.layer.resolving import through
 from lamella.layer.upperform import AufsForm, UpperForm, set_times
 from lamella.layer.whiteout import PLINKS
 from lamella.tree.root import join, lstat

@@ -17,13 +17,14 @@ from threading import RLock
 from lamella._kernels import confine
 from lamella.layer.copyup import copy_up, finish_links
 from lamella.layer.linked import LinkedNames
-from lamella.layer.merged import Merged, Node, failure, through
-from lamella.layer.moving import move
+from lamella.layer.merged import Merged, Node, failure
+from lamella.layer.moving import exchange, move
 from lamella.layer.own import BranchDialect
-from lamella.layer.upperform import AufsForm, OverlayForm, UpperForm
+from lamella.layer.resolving import through
+from lamella.layer.upperform import AufsForm, OverlayForm, Owner, UpperForm, made_for
 from lamella.layer.whiteout import PREFIX
 from lamella.layer.workdir import work_of
-from lamella.tree.root import split
+from lamella.tree.root import Root, split
 
 __all__ = ["Union"]
 
@@ -71,6 +72,11 @@ class Union(Merged):
         self._ground.close()
         super().close()
 
+    @property
+    def joins_names(self) -> bool:
+        """Whether a file that is copied up keeps all the names it has in its branch."""
+        return isinstance(self._upper, AufsForm) and self._upper.linked is not None
+
     def copy_up(self, path: bytes) -> None:
         """Make the first branch have the inode at ``path``, directories and metadata included; nothing else changes."""
         with self._change(path):
@@ -78,25 +84,30 @@ class Union(Merged):
 
     # -- names ----------------------------------------------------------------------------------------------------
 
-    def create(self, path: bytes, mode: int = 0o666) -> int:
+    def create(self, path: bytes, mode: int = 0o666, *, owner: Owner | None = None) -> int:
         """Make an empty file and return its descriptor, for reading and writing; OSError EEXIST."""
         made: list[int] = []
-        self._add(path, lambda fd, name: made.append(os.open(name, _NEW, mode, dir_fd=fd)))
+        try:
+            self._add(path, lambda fd, name: made.append(os.open(name, _NEW, mode, dir_fd=fd)), owner=owner)
+        except BaseException:
+            if made:
+                os.close(made[0])
+            raise
         return made[0]
 
-    def mkdir(self, path: bytes, mode: int = 0o777) -> None:
+    def mkdir(self, path: bytes, mode: int = 0o777, *, owner: Owner | None = None) -> None:
         """Make a directory, which is opaque where it hides something."""
-        self._add(path, lambda fd, name: os.mkdir(name, mode, dir_fd=fd), directory=True)
+        self._add(path, lambda fd, name: os.mkdir(name, mode, dir_fd=fd), directory=True, owner=owner)
 
-    def mknod(self, path: bytes, mode: int, device: int = 0) -> None:
+    def mknod(self, path: bytes, mode: int, device: int = 0, *, owner: Owner | None = None) -> None:
         """Make a device, pipe, socket or file; OSError EPERM for what overlayfs would take for a whiteout."""
         if stat.S_ISCHR(mode) and device == 0 and isinstance(self._form(path), OverlayForm):
             raise failure(errno.EPERM, path)
-        self._add(path, lambda fd, name: os.mknod(name, mode, device, dir_fd=fd))
+        self._add(path, lambda fd, name: os.mknod(name, mode, device, dir_fd=fd), owner=owner)
 
-    def symlink(self, target: bytes, path: bytes) -> None:
+    def symlink(self, target: bytes, path: bytes, *, owner: Owner | None = None) -> None:
         """Make a symlink with the text ``target``."""
-        self._add(path, lambda fd, name: os.symlink(target, name, dir_fd=fd))
+        self._add(path, lambda fd, name: os.symlink(target, name, dir_fd=fd), owner=owner)
 
     def link(self, old: bytes, new: bytes) -> None:
         """Give the inode at ``old`` the further name ``new``; what names of it are lower only, copying it up decides."""
@@ -137,7 +148,21 @@ class Union(Merged):
         with self._lock:
             form = self._form(new)
             self._free(new)
-            move(self, form, old, new, redirect_dir=self.redirect_dir)
+            try:
+                move(self, form, old, new, redirect_dir=self.redirect_dir)
+            finally:
+                self.changed(old)
+                self.changed(new)
+
+    def exchange(self, old: bytes, new: bytes) -> None:
+        """Let what is at ``old`` and at ``new`` change places; OSError ENOENT, and EXDEV as rename()."""
+        with self._lock:
+            form = self._form(new)
+            try:
+                exchange(self, form, old, new, redirect_dir=self.redirect_dir)
+            finally:
+                self.changed(old)
+                self.changed(new)
 
     # -- inodes ---------------------------------------------------------------------------------------------------
 
@@ -245,7 +270,9 @@ class Union(Merged):
             with form.root.dir(parent) as fd:
                 yield fd, name or b"."
 
-    def _add(self, path: bytes, make: Callable[[int, bytes], None], *, directory: bool = False) -> None:
+    def _add(
+        self, path: bytes, make: Callable[[int, bytes], None], *, directory: bool = False, owner: Owner | None = None,
+    ) -> None:  # fmt: skip
         with self._lock:
             form = self._form(path)
             self._free(path)
@@ -254,26 +281,29 @@ class Union(Merged):
             hides = directory and self.lower(path) is not None
             parent, name = split(path)
             copy_up(self, form, parent)
-            with form.root.dir(parent) as fd:
-                if not form.is_marked(fd, name):
-                    make(fd, name)
-                    return
-                with form.staged(fd) as stage:
-                    make(stage, name)
-                    if hides:
-                        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=stage)
-                        try:
-                            form.make_opaque(made)
-                        finally:
-                            os.close(made)
-                    form.show(stage, name, fd, name)
+            try:
+                with form.root.dir(parent) as fd:
+                    if not form.is_marked(fd, name):
+                        made_for(form, make, fd, name, owner)
+                        return
+                    with form.staged(fd) as stage:
+                        made_for(form, make, stage, name, owner)
+                        if hides:
+                            with Root(stage).dir(name) as made:
+                                form.make_opaque(made)
+                        form.show(stage, name, fd, name)
+            finally:
+                self.added(path)
 
     def _remove(self, form: UpperForm, node: Node, remove: Callable[..., None]) -> None:
         hides = self.lower(node.path) is not None
         parent, name = split(node.path)
         copy_up(self, form, parent)
-        with form.root.dir(parent) as fd:
-            if hides:
-                form.hide(fd, name)
-            else:
-                remove(name, dir_fd=fd)
+        try:
+            with form.root.dir(parent) as fd:
+                if hides:
+                    form.hide(fd, name)
+                else:
+                    remove(name, dir_fd=fd)
+        finally:
+            self.changed(node.path)

@@ -12,14 +12,16 @@ import itertools
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lamella._kernels import confine
 from lamella.layer.linked import LinkedNames
 from lamella.layer.whiteout import BASE, OPAQUE, PREFIX
 from lamella.tree.root import Root, lstat
 
-__all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "UpperForm", "set_times"]
+__all__ = ["TEMPORARY", "AufsForm", "OverlayForm", "Owner", "UpperForm", "made_for", "set_times"]
+
+Owner = tuple[int, int]  # user and group
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -72,6 +74,10 @@ class UpperForm(ABC):
         spare = self.temporary()
         os.rename(name, spare, src_dir_fd=fd, dst_dir_fd=self.work)
         self.discard(spare)
+
+    def exchange(self, from_fd: int, from_name: bytes, fd: int, name: bytes) -> None:
+        """Let two names change places in one step."""
+        confine.rename(from_fd, from_name, fd, name, _EXCHANGE)
 
     @abstractmethod
     def is_marked(self, fd: int, name: bytes) -> bool:
@@ -233,6 +239,26 @@ class AufsForm(UpperForm):
             os.unlink(BASE, dir_fd=self.root.fd)
         _file(self.root.fd, BASE)
         set_times(self.root.fd, before)
+
+
+def made_for(
+    form: UpperForm, make: Callable[[int, bytes], None], fd: int, name: bytes, owner: Owner | None
+) -> None:  # fmt: skip
+    """Make ``name`` in directory ``fd`` and give it to ``owner``; its group is the directory's where that says so."""
+    make(fd, name)
+    if owner is None:
+        return
+    made = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    uid, gid = owner if not os.fstat(fd).st_mode & stat.S_ISGID else (owner[0], made.st_gid)
+    if (uid, gid) == (made.st_uid, made.st_gid):
+        return
+    try:
+        os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        if made.st_mode & (stat.S_ISUID | stat.S_ISGID):  # which that takes away
+            confine.chmod(fd, name, stat.S_IMODE(made.st_mode))
+    except BaseException:
+        form.root.remove(fd, name, name)
+        raise
 
 
 def _copy_default_acl(like: int, fd: int) -> None:

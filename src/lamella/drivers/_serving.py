@@ -1,0 +1,93 @@
+"""Mounts that a process of ours serves (``python -m lamella.fuse``): started, found again by what is mounted, and awaited."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from lamella.drivers import _calls
+from lamella.errors import DriverUnavailable
+from lamella.model import Mount
+
+__all__ = ["KIND", "awaited", "serve", "unmount"]
+
+KIND = "fuse.lamella"
+
+_MODULE = "lamella.fuse"
+_UNAVAILABLE = 3  # exit status of the program
+_PATIENCE = 30_000  # milliseconds for a server to close its files
+_FUSERMOUNT = "fusermount3"
+
+
+def serve(mount: Mount, target: str, *, read_only: bool) -> None:
+    """Start a server and return when ``mount`` is there. OSError and DriverUnavailable say what the server does."""
+    if not sys.executable:
+        raise DriverUnavailable("cannot be mounted", ("this program does not know its Python",))
+    options = [option for option in mount.options if option != "ro"] + (["ro"] if read_only else [])
+    words = [target, f"source={mount.source}", *options]
+    done = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-m", _MODULE, "--stdin"], input=b"".join(os.fsencode(word) + b"\0" for word in words),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return
+    said = [line.removeprefix(f"{_MODULE}: ") for line in os.fsdecode(done.stderr).splitlines()]
+    if done.returncode == _UNAVAILABLE:
+        raise DriverUnavailable("cannot be mounted", tuple(said))
+    number, text, path = ([*map(os.fsdecode, done.stdout.split(b"\0")), "", "", ""])[:3]
+    more = [line for line in said[:-1] if text]  # the last line is the error itself, libfuse's own stand before it
+    raise OSError(int(number or 0) or errno.EIO, ": ".join(filter(None, [text, *more])) or "; ".join(said), path or target)
+
+
+@contextlib.contextmanager
+def awaited(kind: str, source: str, *, lazy: bool) -> Iterator[None]:
+    """Undo a mount within, and wait afterwards until its server has ended; ``lazy``: somebody may still use it."""
+    server = _server(source) if kind == KIND and not lazy else -1
+    try:
+        yield
+        if server >= 0:
+            poll = select.poll()
+            poll.register(server, select.POLLIN)
+            poll.poll(_PATIENCE)
+    finally:
+        if server >= 0:
+            os.close(server)
+
+
+def _server(source: str) -> int:
+    """Return a descriptor of the process that serves what is mounted from ``source``, -1 for none that is to be seen."""
+    number = source.rpartition(":")[2]
+    if not number.isdecimal():
+        return -1
+    try:
+        server = os.pidfd_open(int(number))
+        with open(f"/proc/{number}/cmdline", "rb") as file:
+            if _MODULE.encode() in file.read().split(b"\0"):
+                return server
+    except OSError:
+        return -1  # it was killed
+    os.close(server)
+    return -1
+
+
+def unmount(kind: str, target: str, *, lazy: bool) -> None:
+    """Undo the last mount at ``target``, with the help that a user has who may not himself; OSError."""
+    try:
+        _calls.unmount(target, lazy=lazy)
+    except PermissionError:
+        program = shutil.which(_FUSERMOUNT) if kind.startswith("fuse.") else None
+        if program is None:
+            raise
+        argv = [program, "-u", *(["-z"] if lazy else []), "--", target]
+        done = subprocess.run(argv, capture_output=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            said = os.fsdecode(done.stderr).strip()
+            number = errno.EBUSY if "busy" in said else errno.EPERM
+            raise OSError(number, said or os.strerror(number), target) from None

@@ -1,0 +1,296 @@
+"""Requests that change nothing: each is a method, named as libfuse names it, that returns the answer or raises OSError.
+
+The kernel locks a directory while it asks about its names, and a file's content is locked by it too. What is left is a path
+that changes while it is used: an answer that was begun before a change is found again when that is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from threading import Lock, RLock
+from typing import TypeVar
+
+from lamella.fuse import wire
+from lamella.fuse.binding import ForgetOne, Library
+from lamella.fuse.eagerness import Eagerness
+from lamella.fuse.nodes import Node, Nodes
+from lamella.fuse.tree import Content, Seen, Tree
+from lamella.layer.directories import Entry
+
+__all__ = ["Answer", "Reading"]
+
+T = TypeVar("T")
+Answer = bytes | tuple[bytes, Callable[[], None]] | None  # with what to undo where nobody waits for it any more
+
+_CAPABILITY = b"security.capability"
+_DOTS = 2  # offsets of "." and ".."
+_NAME = 24  # bytes of a name without it
+
+
+class Reading:
+    """Answers the kernel's questions about ``tree``."""
+
+    def __init__(self, library: Library, tree: Tree) -> None:
+        self.library, self.tree = library, tree
+        self.nodes = Nodes()
+        root = tree.look(b"")
+        self.nodes.root.number = root.number if root is not None else 0
+        self.eager = Eagerness()
+        self.open_files: dict[int, Node] = {}
+        self.lock = RLock()  # held by who changes the tree, or opens a file
+        self.files = Lock()  # held by who closes a descriptor, or makes it another file
+        self.generation = 0  # odd while something changes
+
+    def close(self) -> None:
+        """Close what is open, and the tree."""
+        for fd in list(self.open_files):
+            os.close(fd)
+        self.open_files.clear()
+        self.tree.close()
+
+    def calm(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` does while nothing changes."""
+        before = self.generation
+        if not before & 1:
+            try:
+                result = work()
+            except OSError:
+                if self.generation == before:
+                    raise
+            else:
+                if self.generation == before:
+                    return result
+        with self.lock:
+            return work()
+
+    # -- names ----------------------------------------------------------------------------------------------------
+
+    def lookup(self, _: int, parent: int, name: bytes) -> Answer:
+        """Tell what a name leads to."""
+        above = self.nodes[parent]
+        seen = self.calm(lambda: self.tree.look(self.nodes.join(above, name)))
+        if seen is None:
+            return wire.negative()
+        if not stat.S_ISDIR(seen.status.st_mode):
+            self.eager.asked(above)
+        return self.known(above, name, seen)
+
+    def known(self, parent: Node, name: bytes, seen: Seen) -> tuple[bytes, Callable[[], None]]:
+        """Return the entry of a node that the kernel gets to know."""
+        node = self.nodes.learn(parent, name, seen)
+        return wire.entry(node.id, seen), lambda: self.nodes.forget(node.id, 1)
+
+    def forget(self, _: int, ino: int, lookups: int) -> None:
+        """Note that the kernel forgot a node."""
+        self.nodes.forget(ino, lookups)
+
+    def forget_multi(self, _: int, count: int, forgotten: int) -> None:
+        """Note that the kernel forgot nodes."""
+        for one in (ForgetOne * count).from_address(forgotten):
+            self.nodes.forget(one.ino, one.nlookup)
+
+    def opendir(self, _: int, ino: int, info: int) -> Answer:
+        """Say that directories need no handle."""
+        raise OSError(errno.ENOSYS, "")
+
+    def readdir(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
+        """List names."""
+        node = self.nodes[ino]
+        parts = [wire.dirent(*dot) for dot in self._dots(node, offset)]
+        left = size - sum(map(len, parts))
+        names = self._names(node, offset, size // _NAME)
+        for (at, entry), number in zip(names, self.tree.numbers(names), strict=True):
+            part = wire.dirent(number, at + _DOTS, entry.kind, entry.name)
+            left -= len(part)
+            if left < 0:
+                break
+            parts.append(part)
+        return b"".join(parts)
+
+    def readdirplus(self, request: int, ino: int, size: int, offset: int, info: int) -> Answer:
+        """List names, with the status of directories, for which who walks a tree asks next; or of all (see eagerness.py)."""
+        node = self.nodes[ino]
+        parts = [wire.nameonly(*dot) for dot in self._dots(node, offset)]
+        left = size - sum(map(len, parts))
+        learnt: list[int] = []
+        names = self._names(node, offset, size // (wire.ENTRY_SIZE + _NAME))
+        whole = self.eager.listed(node) or offset > _DOTS
+        wanted = [entry.name for _, entry in names if whole or entry.kind == stat.S_IFDIR]
+        seen = self.calm(lambda: self.tree.look_in(self.nodes.path(node), wanted)) if wanted else {}
+        for (at, (name, kind, _, _)), number in zip(names, self.tree.numbers(names), strict=True):
+            left -= wire.ENTRY_SIZE + _NAME + len(name) + (-len(name) & 7)
+            if left < 0:
+                break
+            found = seen.get(name)
+            if found is None:
+                parts.append(wire.nameonly(number, at + _DOTS, kind, name))
+            else:
+                child = self.nodes.learn(node, name, found)
+                learnt.append(child.id)
+                parts.append(wire.entry(child.id, found) + wire.dirent(found.number, at + _DOTS, kind, name))
+
+        def forget() -> None:
+            for one in learnt:
+                self.nodes.forget(one, 1)
+
+        return b"".join(parts), forget
+
+    def _names(self, node: Node, offset: int, limit: int) -> list[tuple[int, Entry]]:
+        if node is not self.nodes.root and not node.names:
+            return []
+        return self.calm(lambda: self.tree.listing(self.nodes.path(node)).after(max(offset - _DOTS, 0), limit))
+
+    def _dots(self, node: Node, offset: int) -> list[tuple[int, int, int, bytes]]:
+        up = node.names[0][0] if node.names else node
+        return [((node, up)[at].number, at + 1, stat.S_IFDIR, b"." * (at + 1)) for at in range(offset, _DOTS)]
+
+    def readlink(self, _: int, ino: int) -> Answer:
+        """Return a symlink's text."""
+        node = self.nodes[ino]
+        return self.calm(lambda: self.tree.readlink(self.nodes.path(node)))
+
+    # -- inodes ---------------------------------------------------------------------------------------------------
+
+    def getattr(self, _: int, ino: int, info: int) -> Answer:
+        """Return a status."""
+        return wire.attr(self._seen(self.nodes[ino]))
+
+    def _seen(self, node: Node) -> Seen:
+        def look() -> Seen:
+            if node.names or node is self.nodes.root:
+                seen = self.tree.look(self.nodes.path(node))
+                if seen is None:
+                    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+                return seen
+            return self.unnamed(node)
+
+        return self.calm(look)
+
+    def unnamed(self, node: Node) -> Seen:
+        """Return the status of a node without a name: that of its handles, or the last that it had."""
+        for fd, content in list(node.handles.items()):
+            seen = self.tree.look_at(fd)
+            return seen if content[0] == 0 else Seen(seen.status, seen.number, 0)  # a lower one keeps its name
+        if node.gone is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node.gone
+
+    def statfs(self, _: int, ino: int) -> Answer:
+        """Return the status of the file system."""
+        return wire.room(self.tree.room())
+
+    def getxattr(self, request: int, ino: int, key: bytes, size: int) -> Answer:
+        """Return an attribute's value, or its length."""
+        node = self.nodes[ino]
+        if node.bare and key == _CAPABILITY:  # asked before each write
+            raise OSError(errno.ENODATA, "")
+        try:
+            value = self.calm(lambda: self._value(node, key))
+        except OSError as error:
+            if key == _CAPABILITY and error.errno in (errno.ENODATA, errno.ENOTSUP):
+                node.bare = True
+            raise
+        return _sized(value, size)
+
+    def _value(self, node: Node, key: bytes) -> bytes:
+        if node.names or node is self.nodes.root:
+            return self.tree.getxattr(self.nodes.path(node), key)
+        return os.getxattr(self.handle_of(node), key)
+
+    def listxattr(self, request: int, ino: int, size: int) -> Answer:
+        """Return the names of attributes: those of the system to who may see them."""
+        node = self.nodes[ino]
+        keys = self.calm(lambda: self._keys(node))
+        if self.library.context(request).contents.uid != 0:
+            keys = [key for key in keys if not key.startswith(b"trusted.")]
+        return _sized(b"".join(key + b"\0" for key in keys), size)
+
+    def _keys(self, node: Node) -> list[bytes]:
+        if node.names or node is self.nodes.root:
+            return self.tree.listxattr(self.nodes.path(node))
+        return [os.fsencode(key) for key in os.listxattr(self.handle_of(node))]
+
+    def handle_of(self, node: Node) -> int:
+        """Return a descriptor of a node without a name; OSError ESTALE."""
+        for fd in list(node.handles):
+            return fd
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    # -- content --------------------------------------------------------------------------------------------------
+
+    def flags(self, info: int) -> int:
+        """Return the flags of open(2)."""
+        return int(self.library.file_info.from_address(info).flags)
+
+    def fh(self, info: int) -> int:
+        """Return the descriptor that is the kernel's handle."""
+        return int(self.library.file_info.from_address(info).fh)
+
+    def open(self, _: int, ino: int, info: int) -> Answer:
+        """Open a file to be read."""
+        flags = self.flags(info)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.opened(self.nodes[ino], os.O_RDONLY)
+
+    def opened(self, node: Node, flags: int) -> Answer:
+        """Open a node's content and return the handle."""
+        with self.lock:
+            fd, content = self._open(node, flags)
+            node.handles[fd] = content
+            self.open_files[fd] = node
+        return wire.opened(fd), lambda: self.closed(fd)
+
+    def _open(self, node: Node, flags: int) -> tuple[int, Content]:
+        if node.names:
+            path = self.nodes.path(node)
+            return self.tree.open(path, flags), self.tree.content(path)
+        fd = self.handle_of(node)
+        content = node.handles[fd]
+        if content[0] != 0 and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return os.open(b"/proc/self/fd/%d" % fd, flags & (os.O_ACCMODE | os.O_TRUNC) | os.O_CLOEXEC), content
+
+    def release(self, _: int, ino: int, info: int) -> Answer:
+        """Close a handle."""
+        self.closed(self.fh(info))
+        return None
+
+    def closed(self, fd: int) -> None:
+        """Close a handle's descriptor."""
+        with self.files:
+            node = self.open_files.pop(fd)
+            del node.handles[fd]
+            os.close(fd)
+
+    def read(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
+        """Return content."""
+        return os.pread(self.fh(info), size, offset)
+
+    def lseek(self, _: int, ino: int, offset: int, whence: int, info: int) -> Answer:
+        """Find data or a hole."""
+        return wire.position(os.lseek(self.fh(info), offset, whence))
+
+    def fsync(self, _: int, ino: int, datasync: int, info: int) -> Answer:
+        """Have a file on disk."""
+        (os.fdatasync if datasync else os.fsync)(self.fh(info))
+        return None
+
+    def fsyncdir(self, _: int, ino: int, datasync: int, info: int) -> Answer:
+        """Have a directory on disk."""
+        node = self.nodes[ino]
+        if node.names or node is self.nodes.root:
+            self.calm(lambda: self.tree.sync(self.nodes.path(node)))
+        return None
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """Return a value, or its length where that was asked for; OSError ERANGE."""
+    if not size:
+        return wire.size(len(value))
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value
