@@ -9,47 +9,50 @@ import stat
 
 import pytest
 
-from lamella.layer.directories import Directories, Directory, Entry, Listing
+from lamella.layer.directories import Directories, Directory, Listing
 from lamella.layer.finding import Finder
 from lamella.layer.union import Union
 from lamella.testing.trees import Dir, File, Symlink, build
 
 
-def entry(name: bytes, ino: int = 1) -> Entry:
-    return Entry(name, stat.S_IFREG, ino, 0)
+def listing_of(*names: bytes) -> Listing:
+    return Listing([(number, name, stat.S_IFREG, 1, 0) for number, name in enumerate(names, 1)])
 
 
 def test_a_name_keeps_its_number_whatever_comes_and_goes():
-    listing = Listing(entry(name) for name in (b"a", b"b", b"c", b"d"))
-    assert [(n, e.name) for n, e in listing.after(0)] == [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")]
+    listing = listing_of(b"a", b"b", b"c", b"d")
+    assert [entry[:2] for entry in listing.after(0)] == [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")]
     listing.remove(b"a")
     listing.remove(b"c")
-    listing.put(entry(b"e"))
-    listing.put(entry(b"b", 7))
-    listing.put(entry(b"a"))
+    listing.put(b"e", stat.S_IFDIR, 2, 1)
+    listing.put(b"b", stat.S_IFREG, 7, 0)
+    listing.put(b"a", stat.S_IFREG, 8, 0)
     listing.remove(b"never")
-    assert [(n, e.name) for n, e in listing.after(0)] == [(2, b"b"), (4, b"d"), (5, b"e"), (6, b"a")]
-    assert [e.name for _, e in listing.after(3)] == [e.name for _, e in listing.after(2)] == [b"d", b"e", b"a"]
-    assert [e.name for _, e in listing.after(2, 1)] == [b"d"]
+    assert [entry[:2] for entry in listing.after(0)] == [(2, b"b"), (4, b"d"), (5, b"e"), (6, b"a")]
+    assert [entry[1] for entry in listing.after(3)] == [entry[1] for entry in listing.after(2)] == [b"d", b"e", b"a"]
+    assert [entry[1] for entry in listing.after(2, 1)] == [b"d"]
     assert listing.after(6) == []
-    assert listing.get(b"b").ino == 7
+    assert listing.get(b"b") == (2, b"b", stat.S_IFREG, 7, 0)
     assert listing.get(b"c") is None
     assert len(listing) == 4
+    empty = listing_of()
+    empty.put(b"first", stat.S_IFREG, 1, 0)
+    assert empty.after(0) == [(1, b"first", stat.S_IFREG, 1, 0)]
 
 
 def test_what_was_not_asked_for_longest_is_forgotten():
     known = Directories(limit=10)
     for path in (b"a", b"b", b"c"):
-        known.put(path, Directory([], Listing(entry(b"%d" % n) for n in range(2))))
+        known.put(path, Directory([], listing_of(b"0", b"1")))
     assert known.get(b"a") is not None
-    known.put(b"d", Directory([], Listing(entry(b"%d" % n) for n in range(3))))
+    known.put(b"d", Directory([], listing_of(b"0", b"1", b"2")))
     assert [path in known for path in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
     known.forget(b"a")
     known.put(b"a/x", Directory([]))
     known.put(b"ab", Directory([]))
     known.forget(b"a")
     assert [path in known for path in (b"a/x", b"ab")] == [False, True]
-    known.put(b"large", Directory([], Listing(entry(b"%d" % n) for n in range(100))))
+    known.put(b"large", Directory([], listing_of(*(b"%d" % n for n in range(100)))))
     assert b"large" in known  # as long as it is the last
     assert b"c" not in known
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 from threading import Lock, RLock
 from typing import TypeVar
 
@@ -99,38 +101,27 @@ class Reading:
     def readdir(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
         """List names."""
         node = self.nodes[ino]
-        parts = [wire.dirent(*dot) for dot in self._dots(node, offset)]
-        left = size - sum(map(len, parts))
-        names = self._names(node, offset, size // _NAME)
-        for (at, entry), number in zip(names, self.tree.numbers(names), strict=True):
-            part = wire.dirent(number, at + _DOTS, entry.kind, entry.name)
-            left -= len(part)
-            if left < 0:
-                break
-            parts.append(part)
-        return b"".join(parts)
+        names, numbers = self._names(node, offset, size // _NAME)
+        return b"".join(_fitting(wire.dirents(names, numbers, _DOTS, plus=False), size))
 
-    def readdirplus(self, request: int, ino: int, size: int, offset: int, info: int) -> Answer:
+    def readdirplus(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
         """List names, with the status of directories, for which who walks a tree asks next; or of all (see eagerness.py)."""
         node = self.nodes[ino]
-        parts = [wire.nameonly(*dot) for dot in self._dots(node, offset)]
-        left = size - sum(map(len, parts))
-        learnt: list[int] = []
-        names = self._names(node, offset, size // (wire.ENTRY_SIZE + _NAME))
+        names, numbers = self._names(node, offset, size // (wire.ENTRY_SIZE + _NAME))
+        parts = _fitting(wire.dirents(names, numbers, _DOTS, plus=True), size)
         whole = self.eager.listed(node) or offset > _DOTS
-        wanted = [entry.name for _, entry in names if whole or entry.kind == stat.S_IFDIR]
-        seen = self.calm(lambda: self.tree.look_in(self.nodes.path(node), wanted)) if wanted else {}
-        for (at, (name, kind, _, _)), number in zip(names, self.tree.numbers(names), strict=True):
-            left -= wire.ENTRY_SIZE + _NAME + len(name) + (-len(name) & 7)
-            if left < 0:
-                break
-            found = seen.get(name)
-            if found is None:
-                parts.append(wire.nameonly(number, at + _DOTS, kind, name))
-            else:
-                child = self.nodes.learn(node, name, found)
-                learnt.append(child.id)
-                parts.append(wire.entry(child.id, found) + wire.dirent(found.number, at + _DOTS, kind, name))
+        wanted = {
+            entry[1]: at
+            for at, entry in enumerate(names[: len(parts)])
+            if (whole or entry[2] == stat.S_IFDIR) and entry[0] > 0
+        }
+        if not wanted:
+            return b"".join(parts)
+        learnt = []
+        for name, seen in self.calm(lambda: self.tree.look_in(self.nodes.path(node), wanted)).items():
+            child = self.nodes.learn(node, name, seen)
+            learnt.append(child.id)
+            parts[wanted[name]] = wire.entry(child.id, seen) + parts[wanted[name]][wire.ENTRY_SIZE :]
 
         def forget() -> None:
             for one in learnt:
@@ -138,14 +129,17 @@ class Reading:
 
         return b"".join(parts), forget
 
-    def _names(self, node: Node, offset: int, limit: int) -> list[tuple[int, Entry]]:
+    def _names(self, node: Node, offset: int, limit: int) -> tuple[list[Entry], list[int]]:
+        """Return names after an offset, and the inodes' numbers: "." and ".." come first, as if theirs were below 1."""
         if node is not self.nodes.root and not node.names:
-            return []
-        return self.calm(lambda: self.tree.listing(self.nodes.path(node)).after(max(offset - _DOTS, 0), limit))
-
-    def _dots(self, node: Node, offset: int) -> list[tuple[int, int, int, bytes]]:
+            return [], []
+        names = self.calm(lambda: self.tree.listing(self.nodes.path(node)).after(max(offset - _DOTS, 0), limit))
+        numbers = self.tree.numbers(names)
+        if offset >= _DOTS:
+            return names, numbers
         up = node.names[0][0] if node.names else node
-        return [((node, up)[at].number, at + 1, stat.S_IFDIR, b"." * (at + 1)) for at in range(offset, _DOTS)]
+        dots = [(-1, b".", stat.S_IFDIR, node.number, 0), (0, b"..", stat.S_IFDIR, up.number, 0)][offset:]
+        return dots + names, [dot[3] for dot in dots] + numbers
 
     def readlink(self, _: int, ino: int) -> Answer:
         """Return a symlink's text."""
@@ -294,3 +288,8 @@ def _sized(value: bytes, size: int) -> bytes:
     if len(value) > size:
         raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
     return value
+
+
+def _fitting(parts: list[bytes], size: int) -> list[bytes]:
+    """Return as many of ``parts``, from the first, as ``size`` bytes have room for."""
+    return parts[: bisect_right(list(accumulate(map(len, parts))), size)]

@@ -47,7 +47,7 @@ class Tree(Protocol):
     def listing(self, path: bytes) -> Listing:
         """Return the names in a directory."""
 
-    def numbers(self, names: Sequence[tuple[int, Entry]]) -> list[int]:
+    def numbers(self, names: Sequence[Entry]) -> list[int]:
         """Return the numbers of the inodes that a directory lists."""
 
     def readlink(self, path: bytes) -> bytes:

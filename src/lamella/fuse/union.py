@@ -55,11 +55,11 @@ class UnionTree(Union):
         status = os.fstat(fd)
         return Seen(status, self._number(status.st_dev, status.st_ino), status.st_nlink)
 
-    def numbers(self, names: Sequence[tuple[int, Entry]]) -> list[int]:
+    def numbers(self, names: Sequence[Entry]) -> list[int]:
         """Return the numbers of the inodes that a directory lists."""
         if not self._kept and len(self._devices) == 1:
-            return [entry.ino for _, entry in names]
-        return [self._number(self._branch_devices[entry.branch], entry.ino) for _, entry in names]
+            return [ino for _, _, _, ino, _ in names]
+        return [self._number(self._branch_devices[branch], ino) for _, _, _, ino, branch in names]
 
     def content(self, path: bytes) -> Content:
         """Return where the content of a file is; OSError as regular()."""

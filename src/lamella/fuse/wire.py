@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 
 from lamella.fuse.tree import Seen
+from lamella.layer.directories import Entry
 
-__all__ = ["ENTRY_SIZE", "attr", "dirent", "entry", "nameonly", "negative", "opened", "position", "room", "size", "written"]
+__all__ = ["ENTRY_SIZE", "attr", "dirent", "dirents", "entry", "negative", "opened", "position", "room", "size", "written"]
 
 FOREVER = 86_400  # seconds that the kernel may remember what only its own calls change
 _KEEP_CACHE = 2
@@ -61,9 +63,16 @@ def dirent(number: int, offset: int, kind: int, name: bytes) -> bytes:
     return _DIRENT.pack(number, offset, len(name), kind >> 12) + name + _PADS[len(name) & 7]
 
 
-def nameonly(number: int, offset: int, kind: int, name: bytes) -> bytes:
-    """Return one name of a directory, with nothing said of the inode, where an entry() and a dirent() are asked for."""
-    return _NAME_ONLY.pack(number, offset, len(name), kind >> 12) + name + _PADS[len(name) & 7]
+def dirents(names: Sequence[Entry], numbers: Sequence[int], skipped: int, *, plus: bool) -> list[bytes]:
+    """Return names of a directory; ``plus``: with nothing said of the inodes, where an entry() and a dirent() are asked for.
+
+    The offsets are the names' own numbers, ``skipped`` further on.
+    """
+    pack = _NAME_ONLY.pack if plus else _DIRENT.pack
+    return [
+        pack(ino, number + skipped, len(name), kind >> 12) + name + _PADS[len(name) & 7]
+        for (number, name, kind, _, _), ino in zip(names, numbers, strict=True)
+    ]
 
 
 def room(status: os.statvfs_result) -> bytes:

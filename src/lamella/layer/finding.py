@@ -16,7 +16,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from lamella.layer.directories import Directories, Directory, Entry, Listing
+from lamella.layer.directories import Directories, Directory, Listing
 from lamella.layer.lowers import Branches
 from lamella.layer.own import BranchDialect
 from lamella.layer.pathtable import path_table
@@ -156,8 +156,9 @@ class Finder:
             entry = directory.listing.get(name)
             if entry is None:
                 return None
-            if entry.branch != stack[0][0]:
-                stack = [place for place in stack if place[0] >= entry.branch]
+            branch = entry[-1]
+            if branch != stack[0][0]:
+                stack = [place for place in stack if place[0] >= branch]
         try:
             return _node(path, self.resolver.child(stack, name, content=content))
         except Elsewhere:
@@ -202,7 +203,7 @@ class Finder:
         if node is None:
             above.listing.remove(name)
         else:
-            above.listing.put(Entry(name, stat.S_IFMT(node.status.st_mode), node.status.st_ino, node.branch))
+            above.listing.put(name, stat.S_IFMT(node.status.st_mode), node.status.st_ino, node.branch)
 
     def added(self, path: bytes) -> None:
         """Know that an inode was made at ``path``."""
@@ -221,7 +222,7 @@ class Finder:
         if above is not None and above.listing is not None:
             status = self._status(0, path)
             if status is not None:
-                above.listing.put(Entry(name, stat.S_IFMT(status.st_mode), status.st_ino, 0))
+                above.listing.put(name, stat.S_IFMT(status.st_mode), status.st_ino, 0)
 
     def _remember(self, path: bytes, directory: Directory, before: int) -> None:
         """Keep what was found out about a directory, if nothing changed since it was begun to be."""

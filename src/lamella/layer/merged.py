@@ -33,7 +33,7 @@ class Merged(Finder):
         """Return the names that directory ``path`` shows, in byte order, and the S_IFMT of each; OSError ENOTDIR."""
         if not self._inode(path).is_dir:
             raise failure(errno.ENOTDIR, path)
-        return dict(sorted((entry.name, entry.kind) for _, entry in self.listing(path).after(0)))
+        return dict(sorted((name, kind) for _, name, kind, _, _ in self.listing(path).after(0)))
 
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's text; OSError EINVAL for what is none."""

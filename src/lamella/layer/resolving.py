@@ -21,6 +21,8 @@ __all__ = ["Elsewhere", "Resolved", "Resolver", "through"]
 
 _NAMESPACES = {"overlay": ("trusted", "user"), "overlay:trusted": ("trusted",), "overlay:user": ("user",), "aufs": ()}
 
+_FILE = stat.S_IFREG
+
 
 class Elsewhere(Exception):
     """What is shown depends on other names than the one that was asked for."""
@@ -151,38 +153,51 @@ class Resolver:
         """Return the names that a directory shows: of each branch in the order that it lists them."""
         out: list[Entry] = []
         seen: set[bytes] = set()
-        for branch, at in stack:
-            is_last = (branch, at) == stack[-1]
-            with self.roots[branch].dir(at) as fd, os.scandir(b"/proc/self/fd/%d" % fd) as entries:
-                marks = not self._aufs and not is_last and any(self._value(fd, key) == b"x" for key in self._opaque)
-                listed = [(found.name, _kind(found), found.inode()) for found in entries]
-                hidden = {name[len(PREFIX) :] for name, _, _ in listed if name.startswith(PREFIX)} if self._aufs else set()
-                for name, kind, ino in listed:
-                    if name in seen or (self._aufs and name.startswith(PREFIX)):
-                        continue
-                    if (kind == stat.S_IFCHR or (marks and kind == stat.S_IFREG)) and self._hidden(fd, name):
-                        hidden.add(name)
-                    else:
-                        out.append(Entry(name, kind, ino, branch))
+        for branch, place in stack:
+            is_last = (branch, place) == stack[-1]
+            with self.roots[branch].dir(place) as fd, os.scandir(b"/proc/self/fd/%d" % fd) as entries:
+                devices: list[bytes] = []
+                listed: list[Entry] = [
+                    (n, found.name, _FILE if found.is_file(follow_symlinks=False) else _kind(found, devices), found.inode(), branch)
+                    for n, found in enumerate(entries, len(out) + 1)
+                ]
+                gone = self._gone(fd, listed, devices, is_last=is_last)
+            if not seen and not gone:
+                out += listed
+            else:
+                shown = [entry[1:] for entry in listed if entry[1] not in seen and entry[1] not in gone]
+                out += [(number, *entry) for number, entry in enumerate(shown, len(out) + 1)]
             if not is_last:
-                seen |= hidden
-                seen.update(name for name, _, _ in listed)
+                seen.update(entry[1] for entry in listed)
+                seen |= gone
         return out
+
+    def _gone(self, fd: int, listed: Sequence[Entry], devices: Iterable[bytes], *, is_last: bool) -> set[bytes]:
+        """Return which names a branch hides, and those that are its own; whiteouts are among ``devices``, or files."""
+        if self._aufs:
+            own = [entry[1] for entry in listed if entry[1].startswith(PREFIX)]
+            there = {entry[1] for entry in listed} if own else set()
+            hidden = {name[len(PREFIX) :] for name in own}
+            return {*own, *(hidden - there)}
+        if not is_last and any(self._value(fd, key) == b"x" for key in self._opaque):
+            devices = [*devices, *(entry[1] for entry in listed if entry[2] == _FILE)]
+        return {name for name in devices if self._hidden(fd, name)}
 
     def _hidden(self, fd: int, name: bytes) -> bool:
         status = lstat(fd, name)
         return status is not None and self._hides(status, fd, name)
 
 
-def _kind(found: os.DirEntry[bytes]) -> int:
-    """Return S_IFMT: most file systems tell it with the name."""
-    if found.is_file(follow_symlinks=False):
-        return stat.S_IFREG
+def _kind(found: os.DirEntry[bytes], devices: list[bytes]) -> int:
+    """Return S_IFMT of what is no file, which most file systems tell with the name, and note character devices."""
     if found.is_dir(follow_symlinks=False):
         return stat.S_IFDIR
     if found.is_symlink():
         return stat.S_IFLNK
-    return stat.S_IFMT(found.stat(follow_symlinks=False).st_mode)
+    kind = stat.S_IFMT(found.stat(follow_symlinks=False).st_mode)
+    if kind == stat.S_IFCHR:
+        devices.append(found.name)
+    return kind
 
 
 def _keys(where: bytes) -> list[str]:
