@@ -1,8 +1,10 @@
-"""DriverSuite over AUFS in user space, as root and as root of a user namespace; no kernel here has the other (test_aufs.py)."""
+"""DriverSuite over AUFS in user space, by its calls and by FUSE; no kernel here has the other (test_aufs.py)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from lamella.drivers.aufs import AufsUnion
 from lamella.testing.suite import DriverSuite
@@ -18,6 +20,7 @@ class Applied(DriverSuite):
 
 class TestAufsUnion(Boxed, DriverSuite):
     driver = AufsUnion
+    by_calls = True
 
     def joins(self, folder: Path) -> None:
         Applied().joins(folder)
@@ -26,3 +29,9 @@ class TestAufsUnion(Boxed, DriverSuite):
 class TestAufsUnionInAUserNamespace(TestAufsUnion):
     where = "user_box"
     privileged = False
+
+
+@pytest.mark.requires("fuse")
+class TestAufsByFuse(TestAufsUnion):
+    by_calls = False
+    max_examples = 15  # each look is a mount, and a mount starts a process

@@ -1,6 +1,8 @@
-"""DriverSuite over overlay: by the kernel, as root and in a user namespace, and in user space."""
+"""DriverSuite over overlay: by the kernel, as root and in a user namespace, and in user space, by calls and by FUSE."""
 
 from __future__ import annotations
+
+import pytest
 
 from lamella.drivers.overlay import Overlay, OverlayUnion
 from lamella.testing.suite import DriverSuite
@@ -22,3 +24,26 @@ class TestOverlayInAUserNamespace(Boxed, DriverSuite):
 class TestOverlayUnion(Boxed, DriverSuite):
     driver = OverlayUnion
     breaks_hard_links = True
+    by_calls = True
+
+
+class TestOverlayUnionInAUserNamespace(TestOverlayUnion):
+    where = "user_box"
+    privileged = False
+
+
+class TestOverlayUnionOfAnOrdinaryUser(TestOverlayUnion):
+    where = "nobody_box"
+    privileged = False
+
+
+@pytest.mark.requires("fuse")
+class TestOverlayByFuse(TestOverlayUnion):
+    by_calls = False
+    max_examples = 15  # each look is a mount, and a mount starts a process
+
+
+@pytest.mark.requires("fuse")
+class TestOverlayByFuseInAUserNamespace(TestOverlayByFuse):
+    where = "user_box"
+    privileged = False

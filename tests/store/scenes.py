@@ -67,7 +67,7 @@ def _all(tree: Path) -> bytes:
 def opened(store: Store, key: str) -> Iterator[Calls]:
     """Lend the calls on a snapshot: in its mount, or in the union of a driver that has none."""
     driver, graph = store._site.driver, store._site.graph
-    if driver.can_mount:
+    if not tuple(driver.mount_refusals()):
         with store.mount(key) as path, Directory(path) as calls:
             yield calls
     else:

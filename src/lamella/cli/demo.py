@@ -152,12 +152,13 @@ class _Demo:
         wrong = []
         for probe in lamella.probe_drivers(self.home):
             name = f"{probe.name}/{probe.backend}"
-            if not probe.available or not driver_class(probe.name, probe.backend).can_mount:
-                self.output.say(f"  {name}: {'; '.join(probe.reasons) or 'cannot mount'}")
+            reasons = probe.reasons or tuple(driver_class(probe.name, probe.backend).mount_refusals())
+            if reasons:
+                self.output.say(f"  {name}: {'; '.join(reasons)}")
                 continue
             with (
                 self.timed(f"{name}: import, edit, commit, look") as done,
-                lamella.Store(self.home / f"store-{probe.name}", driver=probe.name, backend=probe.backend) as store,
+                lamella.Store(self.home / name.replace("/", "-"), driver=probe.name, backend=probe.backend) as store,
             ):
                 store.prepare("work", store.import_image(f"oci:{self.home}/image:longer", rootless=self.rootless))
                 with store.mount("work") as path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
+from lamella.drivers import _serving
 from lamella.drivers._branches import BranchDriver
+from lamella.drivers._run import mounted
 from lamella.drivers.base import Place
-from lamella.errors import DriverUnavailable
+from lamella.fuse.binding import missing
 from lamella.layer.union import Union
 from lamella.model import Mount, SnapshotKind
 
@@ -22,7 +24,11 @@ class UnionDriver(BranchDriver):
     """
 
     backend = "userspace"
-    can_mount = False
+
+    @classmethod
+    def mount_refusals(cls) -> Iterator[str]:
+        """Yield why nothing can serve a union here."""
+        yield from missing()
 
     def redirects(self) -> bool:
         """Tell whether directories that something lower makes up can be renamed."""
@@ -34,9 +40,13 @@ class UnionDriver(BranchDriver):
             words = [f"lowerdir+={path}" for path in self.parents(place)]
             words.append(f"upperdir={self.fs(place.id)}")
             words += [] if self.work(place) is None else [f"workdir={self.work(place)}"]
-        else:
-            words = ["ro", *(f"lowerdir+={path}" for path in self.lowers(place))]
-        return (Mount("fuse.lamella", "lamella", (*words, f"dialect={self.dialect}")),)
+            words += ["redirect_dir=on"] if self.redirects() else []
+            return (Mount(_serving.KIND, "lamella", (*words, f"dialect={self.dialect}")),)
+        return (self._read_only(place),)
+
+    def _read_only(self, place: Place) -> Mount:
+        lowers = (f"lowerdir+={path}" for path in self.lowers(place))
+        return Mount(_serving.KIND, "lamella", ("ro", *lowers, f"dialect={self.dialect}"))
 
     @contextlib.contextmanager
     def union(self, place: Place) -> Iterator[Union]:
@@ -48,11 +58,8 @@ class UnionDriver(BranchDriver):
         with Union(self.lowers(place), dialect=self.dialect, **how) as union:
             yield union
 
-    def seen(self, place: Place) -> NoReturn:
-        """Raise DriverUnavailable: nothing serves the union at a path yet."""
-        raise DriverUnavailable(f"snapshot {place.name} has no path", ("nothing here serves a union in user space",))
-
-    def walked(self, place: Place, **how: Any) -> NoReturn:  # noqa: ARG002 - a mount's
-        """Raise ValueError: only what the directory itself says can be had."""
-        asked = ", ".join(f"{name}={value!r}" for name, value in how.items())
-        raise ValueError(f"a union in user space cannot be walked to compare with {asked}")
+    @contextlib.contextmanager
+    def seen(self, place: Place) -> Iterator[str]:
+        """Lend a path at which the snapshot can be read: an active one too, which may be mounted elsewhere meanwhile."""
+        with mounted((self._read_only(place),), self.mount_points, read_only=True) as path:
+            yield path

@@ -50,7 +50,6 @@ class Driver(ABC):
     name: ClassVar[str]
     backend: ClassVar[str]
     known_options: ClassVar[frozenset[str]] = frozenset()
-    can_mount: ClassVar[bool] = True  # where not, nothing but the driver's own calls shows a snapshot
 
     def __init__(
         self, root: str | os.PathLike[str], options: Mapping[str, str] | None = None, *,
@@ -72,6 +71,11 @@ class Driver(ABC):
         except Exception as error:  # noqa: BLE001 - a probe that fails is an answer
             reasons = (f"the probe failed: {error}",)
         return Probe(cls.name, cls.backend, not reasons, reasons)
+
+    @classmethod
+    def mount_refusals(cls) -> Iterator[str]:
+        """Yield why snapshots cannot be mounted on this machine, where the driver can work without; nothing by default."""
+        yield from ()
 
     # -- duties ---------------------------------------------------------------------------------------------------
 

@@ -69,8 +69,8 @@ def choose(root: Path, driver: str, backend: str) -> Choice:
     reasons: list[str] = []
     for name, side in _candidates(driver, backend):
         refused = _probe(name, side, root).reasons
-        if not refused and driver == "auto" and not driver_class(name, side).can_mount:
-            refused = ("its snapshots cannot be mounted",)
+        if not refused and driver == "auto":
+            refused = tuple(driver_class(name, side).mount_refusals())
         if not refused:
             return Choice(name, side, tuple(reasons))
         reasons.append(f"{name}/{side}: {'; '.join(refused)}")

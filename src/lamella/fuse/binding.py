@@ -7,16 +7,18 @@ are two to the kernel. What of libfuse's own structures is read here (a handle, 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
 from lamella.errors import DriverUnavailable
 
-__all__ = ["Library", "Operations", "load"]
+__all__ = ["Library", "Operations", "load", "missing"]
 
 _NAMES = ("libfuse3.so.4", "libfuse3.so.3")
+_DEVICE = "/dev/fuse"
 _OFF = ctypes.c_int64
 _INO = c_uint64
 # name -> arguments after the request; None for what is not served. The order is that of struct fuse_lowlevel_ops
@@ -131,16 +133,23 @@ def _function(function: Any, result: Any, *arguments: Any) -> Any:
     return function
 
 
+def missing() -> Iterator[str]:
+    """Yield what is not here of all that a server takes; nothing is loaded for good."""
+    if not os.path.exists(_DEVICE):
+        yield f"there is no {_DEVICE}"
+    if not any(map(_is_there, _NAMES)):
+        yield "libfuse 3 is not installed"
+    if importlib.util.find_spec("mfusepy") is None:
+        yield "mfusepy is not installed: install lamella[fuse]"
+
+
 def load() -> Library:
     """Load mfusepy with libfuse 3; DriverUnavailable."""
-    name = next(filter(_is_there, _NAMES), None)
-    if name is None:
-        raise DriverUnavailable("no FUSE", ("libfuse 3 is not installed",))
-    os.environ["FUSE_LIBRARY_PATH"] = name  # of two versions mfusepy takes the older
-    try:
-        import mfusepy  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise DriverUnavailable("no FUSE", (f"{error}: install lamella[fuse]",)) from None
+    if reasons := tuple(missing()):
+        raise DriverUnavailable("no FUSE", reasons)
+    os.environ["FUSE_LIBRARY_PATH"] = next(filter(_is_there, _NAMES))  # of two versions mfusepy takes the older
+    import mfusepy  # noqa: PLC0415 - an extra
+
     return Library(mfusepy)
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamella.errors import DriverUnavailable
 from lamella.fuse.binding import load
 from lamella.fuse.reading import Reading
 from lamella.fuse.session import Session
@@ -19,7 +18,6 @@ from lamella.layer.own import BranchDialect
 
 __all__ = ["Server"]
 
-_DEVICE = "/dev/fuse"
 _READAHEAD = "1024"  # KiB
 _SWITCH = 0.0005  # seconds until a thread that computes lets another answer
 
@@ -44,8 +42,6 @@ class Server:
         self.read_only = "ro" in given or "upperdir" not in given
         os.umask(0)  # that of who asks is what counts
         self.library = load()
-        if not os.path.exists(_DEVICE):
-            raise DriverUnavailable("no FUSE", (f"there is no {_DEVICE}",))
 
     def mount(self) -> None:
         """Open the branches and mount; OSError."""

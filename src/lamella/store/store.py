@@ -156,11 +156,11 @@ class Store:
 
         Several users in several processes share one mount, the last one unmounts it (OSError EBUSY where something in it
         is still open). With ``keep`` it stays, also when the process has ended, until :meth:`umount` is called.
-        DriverUnavailable where the driver has no mounts.
+        DriverUnavailable where the driver cannot mount on this machine.
         """
-        if not self._site.driver.can_mount:
+        if reasons := tuple(self._site.driver.mount_refusals()):
             choice = self._site.choice
-            raise DriverUnavailable(f"{choice.driver}/{choice.backend} cannot mount", ("a union in user space needs FUSE",))
+            raise DriverUnavailable(f"{choice.driver}/{choice.backend} cannot mount", reasons)
         path = mounting.mount(self._site, key, keep=keep)
         try:
             yield path

@@ -37,7 +37,7 @@ BASE = Script((
 
 @runtime_checkable
 class Unmounted(Protocol):
-    """A driver whose snapshots cannot be mounted lends them as unions."""
+    """A driver that lends its snapshots as unions."""
 
     def union(self, place: Place) -> contextlib.AbstractContextManager[Union]:
         """Lend the snapshot."""
@@ -58,6 +58,7 @@ class Trial:
     privileged: ClassVar[bool] = os.geteuid() == 0
     breaks_hard_links: ClassVar[bool] = False
     keeps_sockets: ClassVar[bool] = True
+    by_calls: ClassVar[bool] = False
 
     @pytest.fixture
     def trial(self, tmp_path: Path) -> Callable[..., Any]:
@@ -94,7 +95,7 @@ class Trial:
     @contextlib.contextmanager
     def opened(self, driver: Driver, place: Place, *, parting: bool = False) -> Iterator[Calls]:
         """Lend the calls on an active snapshot; ``parting``: hard links break as they do where files are copied up."""
-        if isinstance(driver, Unmounted) and not driver.can_mount:
+        if self.by_calls and isinstance(driver, Unmounted):
             with driver.union(place) as union:
                 yield union
             return
@@ -108,7 +109,7 @@ class Trial:
 
     def tree(self, driver: Driver, place: Place) -> dict[bytes, Found]:
         """List what the snapshot shows, to somebody who comes anew."""
-        if isinstance(driver, Unmounted) and not driver.can_mount:
+        if self.by_calls and isinstance(driver, Unmounted):
             with driver.union(place) as union:
                 return tree_of(union)
         with driver.seen(place) as path:
