@@ -31,6 +31,7 @@ COMMANDS = {
     "drivers": "store",
     "explain": "explain",
     "inspect": "image",
+    "mount": "mount",
     "rebase": "edit",
     "squash": "edit",
     "store": "store",

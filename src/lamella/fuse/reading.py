@@ -49,7 +49,7 @@ class Reading:
     def close(self) -> None:
         """Close what is open, and the tree."""
         for fd in list(self.open_files):
-            os.close(fd)
+            self.tree.release(fd)
         self.open_files.clear()
         self.tree.close()
 
@@ -258,19 +258,19 @@ class Reading:
         with self.files:
             node = self.open_files.pop(fd)
             del node.handles[fd]
-            os.close(fd)
+            self.tree.release(fd)
 
     def read(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
         """Return content."""
-        return os.pread(self.fh(info), size, offset)
+        return self.tree.read(self.fh(info), size, offset)
 
     def lseek(self, _: int, ino: int, offset: int, whence: int, info: int) -> Answer:
         """Find data or a hole."""
-        return wire.position(os.lseek(self.fh(info), offset, whence))
+        return wire.position(self.tree.seek(self.fh(info), offset, whence))
 
     def fsync(self, _: int, ino: int, datasync: int, info: int) -> Answer:
         """Have a file on disk."""
-        (os.fdatasync if datasync else os.fsync)(self.fh(info))
+        self.tree.flush(self.fh(info), data=bool(datasync))
         return None
 
     def fsyncdir(self, _: int, ino: int, datasync: int, info: int) -> Answer:

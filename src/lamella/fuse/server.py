@@ -1,4 +1,4 @@
-"""One union served at one place, as the words of a mount say."""
+"""One union, or the layers of an image, served at one place, as the words of a mount say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.fuse.binding import load
+from lamella.fuse.layers import LayersTree, StoredLayer
 from lamella.fuse.reading import Reading
 from lamella.fuse.session import Session
+from lamella.fuse.spool import Spool
 from lamella.fuse.union import UnionTree
 from lamella.fuse.writing import Writing
 from lamella.layer.own import BranchDialect
@@ -19,6 +21,8 @@ from lamella.layer.own import BranchDialect
 __all__ = ["Server"]
 
 _READAHEAD = "1024"  # KiB
+_OPTIONS = ("upperdir", "workdir", "dialect", "redirect_dir", "source", "ro", "escaped", "spool", "spool_size")
+_SPOOL_NBYTES = 16 << 30
 _SWITCH = 0.0005  # seconds until a thread that computes lets another answer
 
 
@@ -29,12 +33,15 @@ class Server:
         target, *options = map(os.fsdecode, words)
         self.target = os.path.realpath(target)
         self.lowers: list[str] = []
+        self.layers: list[str] = []
         given: dict[str, str] = {}
         for option in options:
             key, _, value = option.partition("=")
             if key == "lowerdir+":
                 self.lowers.append(value)
-            elif key in ("upperdir", "workdir", "dialect", "redirect_dir", "source", "ro"):
+            elif key == "layer+":
+                self.layers.append(value)
+            elif key in _OPTIONS:
                 given[key] = value
             else:
                 raise ValueError(f"a mount of type fuse.lamella has no option {key!r}")
@@ -44,23 +51,35 @@ class Server:
         self.library = load()
 
     def mount(self) -> None:
-        """Open the branches and mount; OSError."""
-        upper = [self.given["upperdir"]] if "upperdir" in self.given else []
-        if not upper and not self.lowers:
-            raise ValueError("a mount of type fuse.lamella has no branch")
-        dialect: BranchDialect = self.given.get("dialect", "overlay")  # type: ignore[assignment]
-        tree = UnionTree(
-            [*upper, *self.lowers], dialect=dialect, writable=not self.read_only,
-            redirect_dir=self.given.get("redirect_dir") == "on", work=self.given.get("workdir") if not self.read_only else None,
-        )  # fmt: skip
+        """Open the branches, or the layers, and mount; OSError."""
+        tree = self._layers() if self.layers else self._union()
         try:
-            handler = Reading(self.library, tree) if self.read_only else Writing(self.library, tree)
+            reads = self.read_only or isinstance(tree, LayersTree)
+            handler = Reading(self.library, tree) if reads else Writing(self.library, tree)
             self.session = Session(self.library, handler, os.fsencode(self.target), self._options())
             self.session.mount()
         except BaseException:
             tree.close()
             raise
         self._tune()
+
+    def _union(self) -> UnionTree:
+        upper = [self.given["upperdir"]] if "upperdir" in self.given else []
+        if not upper and not self.lowers:
+            raise ValueError("a mount of type fuse.lamella has no branch")
+        dialect: BranchDialect = self.given.get("dialect", "overlay")  # type: ignore[assignment]
+        return UnionTree(
+            [*upper, *self.lowers], dialect=dialect, writable=not self.read_only,
+            redirect_dir=self.given.get("redirect_dir") == "on", work=self.given.get("workdir") if not self.read_only else None,
+        )  # fmt: skip
+
+    def _layers(self) -> LayersTree:
+        if self.lowers or not self.read_only:
+            raise ValueError("layers are not mounted together with directories")
+        namespace = self.given.get("escaped")
+        escaped = [] if namespace is None else [os.fsencode(namespace) + b".overlay."]
+        spool = Spool(Path(self.given.get("spool", _cache())), int(self.given.get("spool_size", _SPOOL_NBYTES)))
+        return LayersTree([StoredLayer.of(word) for word in self.layers], spool, escaped=escaped)
 
     def _options(self) -> list[str]:
         source = self.given.get("source", "lamella")
@@ -90,3 +109,8 @@ class Server:
     def serve(self) -> None:
         """Answer until it is unmounted."""
         self.session.serve()
+
+
+def _cache() -> Path:
+    """Return where a user's programs keep what they can make again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lamella", "layers")

@@ -42,7 +42,7 @@ class Tree(Protocol):
         """Return the inodes at ``names`` of directory ``path``; one that takes long may be left out."""
 
     def look_at(self, fd: int) -> Seen:
-        """Return the inode of a descriptor that came from here."""
+        """Return the inode of a handle that came from here."""
 
     def listing(self, path: bytes) -> Listing:
         """Return the names in a directory."""
@@ -57,7 +57,19 @@ class Tree(Protocol):
         """Return where the content of a file is."""
 
     def open(self, path: bytes, flags: int = os.O_RDONLY) -> int:
-        """Open a regular file."""
+        """Open a regular file and return a handle: of a tree that is changed, a descriptor."""
+
+    def read(self, fd: int, nbytes: int, offset: int) -> bytes:
+        """Return content of a handle."""
+
+    def seek(self, fd: int, offset: int, whence: int) -> int:
+        """Return where a handle has data, or a hole."""
+
+    def flush(self, fd: int, *, data: bool) -> None:
+        """Have a handle's content on disk; ``data``: nothing else of it."""
+
+    def release(self, fd: int) -> None:
+        """Close a handle."""
 
     def listxattr(self, path: bytes) -> list[bytes]:
         """Return the names of extended attributes."""

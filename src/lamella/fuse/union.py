@@ -70,6 +70,14 @@ class UnionTree(Union):
         """Open a regular file, without what the kernel has done before it asks."""
         return super().open(path, flags & ~_NOT_FOR_US, mode)
 
+    read = staticmethod(os.pread)
+    seek = staticmethod(os.lseek)
+    release = staticmethod(os.close)
+
+    def flush(self, fd: int, *, data: bool) -> None:
+        """Have a file on disk."""
+        (os.fdatasync if data else os.fsync)(fd)
+
     def sync(self, path: bytes) -> None:
         """Have directory ``path`` of the nearest branch that has it on disk."""
         node = self.node(path)
