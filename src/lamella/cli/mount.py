@@ -30,12 +30,18 @@ _TYPE = "fuse.lamella"
 @click.command(short_help="Show an image in a directory, without unpacking it.")
 @click.argument("ref")
 @click.argument("target", metavar="DIR")
-@click.option("--rw", "upper", metavar="UPPER", help="Let it be changed: what changes is kept in UPPER, an overlay's upper directory.")
-@click.option("--spool", metavar="FOLDER", help="Where compressed layers are unpacked when they are read.  [default: the user's cache]")
+@click.option("--rw", "upper", metavar="UPPER", help="Let it be changed; changes go to UPPER, an overlay's upper directory.")
+@click.option("--spool", metavar="FOLDER", help="Where compressed layers are unpacked.  [default: the user's cache]")
 @PLATFORM
 @command_options
 def mount(
-    output: Output, ref: str, target: str, *, upper: str | None, spool: str | None, platform: str | None
+    output: Output,  # noqa: ARG001 - every command has it
+    ref: str,
+    target: str,
+    *,
+    upper: str | None,
+    spool: str | None,
+    platform: str | None,
 ) -> Report:
     """Show the image REF at the directory DIR, until it is unmounted (umount, fusermount3 -u).
 

@@ -31,11 +31,14 @@ def serve(mount: Mount, target: str, *, read_only: bool) -> None:
         raise DriverUnavailable("cannot be mounted", ("this program does not know its Python",))
     options = [option for option in mount.options if option != "ro"] + (["ro"] if read_only else [])
     words = [target, f"source={mount.source}", *options]
-    done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", _MODULE, "--stdin"], input=b"".join(os.fsencode(word) + b"\0" for word in words),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)},
-        capture_output=True, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            [sys.executable, "-m", _MODULE, "--stdin"], input=b"".join(os.fsencode(word) + b"\0" for word in words),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)},
+            capture_output=True, check=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise DriverUnavailable("cannot be mounted", (f"its server does not start: {error}",)) from None
     if done.returncode == 0:
         return
     said = [line.removeprefix(f"{_MODULE}: ") for line in os.fsdecode(done.stderr).splitlines()]

@@ -205,10 +205,8 @@ class LayersTree:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         skip = len(path) + 1 if path else 0
         children = self._below[self._first[row] : self._first[row + 1]]
-        names = (self._table.path(child)[skip:] for child in children)
-        return Listing([
-            (n, name, self._kinds[child], self._ino(child), 1) for n, (name, child) in enumerate(zip(names, children, strict=True), 1)
-        ])  # fmt: skip
+        path_of, kinds, ino = self._table.path, self._kinds, self._ino
+        return Listing([(n, path_of(row)[skip:], kinds[row], ino(row), 1) for n, row in enumerate(children, 1)])
 
     def numbers(self, names: Sequence[Entry]) -> list[int]:
         """Return the numbers of the inodes that a directory lists."""

@@ -54,8 +54,10 @@ class Server:
         """Open the branches, or the layers, and mount; OSError."""
         tree = self._layers() if self.layers else self._union()
         try:
-            reads = self.read_only or isinstance(tree, LayersTree)
-            handler = Reading(self.library, tree) if reads else Writing(self.library, tree)
+            if self.read_only or isinstance(tree, LayersTree):
+                handler = Reading(self.library, tree)
+            else:
+                handler = Writing(self.library, tree)
             self.session = Session(self.library, handler, os.fsencode(self.target), self._options())
             self.session.mount()
         except BaseException:

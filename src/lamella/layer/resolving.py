@@ -158,8 +158,10 @@ class Resolver:
             with self.roots[branch].dir(place) as fd, os.scandir(b"/proc/self/fd/%d" % fd) as entries:
                 devices: list[bytes] = []
                 listed: list[Entry] = [
-                    (n, found.name, _FILE if found.is_file(follow_symlinks=False) else _kind(found, devices), found.inode(),
-                     branch)
+                    (
+                        n, found.name, _FILE if found.is_file(follow_symlinks=False) else _kind(found, devices),
+                        found.inode(), branch,
+                    )
                     for n, found in enumerate(entries, len(out) + 1)
                 ]
                 gone = self._gone(fd, listed, devices, is_last=is_last)
