@@ -23,6 +23,7 @@ from lamella.drivers.registry import driver_class
 from lamella.image.writer import LayoutWriter, image_config
 
 if TYPE_CHECKING:
+    from lamella.drivers.base import Driver
     from lamella.image.image import Image
     from lamella.tar.layerinfo import LayerInfo
 
@@ -147,12 +148,19 @@ class _Demo:
             root = self.unpack(longer, "longer")
         self.compare("with a layer appended, it unpacks to the tree edited once more", root)
 
+    def _reasons(self, kind: type[Driver]) -> Iterator[str]:
+        """Yield why a driver that works cannot show this image."""
+        yield from kind.mount_refusals()
+        longest = max(len(os.fsencode(name)) for _, folders, files in os.walk(self.tree) for name in folders + files)
+        if longest > kind.name_max:
+            yield f"has no names of {longest} bytes, {kind.name_max} at most"
+
     def drivers(self) -> None:
         """Import the longer image into a store of every driver that can work here, and edit a snapshot of it there."""
         wrong = []
         for probe in lamella.probe_drivers(self.home):
             name = f"{probe.name}/{probe.backend}"
-            reasons = probe.reasons or tuple(driver_class(probe.name, probe.backend).mount_refusals())
+            reasons = probe.reasons or tuple(self._reasons(driver_class(probe.name, probe.backend)))
             if reasons:
                 self.output.say(f"  {name}: {'; '.join(reasons)}")
                 continue

@@ -14,6 +14,7 @@ import lamella
 from lamella.cli.image import PLATFORM
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import path_fields, shown
+from lamella.drivers._branches import dress
 from lamella.drivers._overlay_options import writable_namespace
 from lamella.drivers._run import attach, detach
 from lamella.errors import DriverUnavailable
@@ -71,6 +72,7 @@ def _layers(image: Image) -> list[str]:
 
 def _attach_union(ref: str, words: Sequence[str], upper: Path, target: str) -> None:
     """Mount a union of UPPER and the image; the image's own mount has no name once the union has it open."""
+    is_new = not upper.exists()
     upper.mkdir(exist_ok=True)
     namespace = writable_namespace(upper)
     if namespace is None:
@@ -79,6 +81,8 @@ def _attach_union(ref: str, words: Sequence[str], upper: Path, target: str) -> N
     try:
         attach((Mount(_TYPE, ref, ("ro", *words, f"escaped={namespace}")),), folder)
         try:
+            if is_new:
+                dress(upper, Path(folder))  # it is the root of what is shown
             union = (f"lowerdir+={folder}", f"upperdir={upper.resolve()}", f"dialect=overlay:{namespace}")
             attach((Mount(_TYPE, ref, (*union, *(["redirect_dir=on"] if namespace == "trusted" else []))),), target)
         finally:

@@ -22,7 +22,7 @@ from lamella.tree.room import room_of
 from lamella.tree.root import Root, make_plain
 from lamella.tree.scan import directory
 
-__all__ = ["BranchDriver"]
+__all__ = ["BranchDriver", "dress"]
 
 _NEW = ".new"
 
@@ -90,7 +90,7 @@ class BranchDriver(Driver):
                     make_plain(fd)
                 self.furnish(new, place)
                 if place.parents:
-                    _dress(new / "fs", self.fs(place.parents[0]), self.is_own)  # it is the root of the view now
+                    dress(new / "fs", self.fs(place.parents[0]), self.is_own)  # it is the root of the view now
             else:
                 self.furnish(new, place)
             os.rename(new, self.root / place.name)
@@ -171,7 +171,7 @@ class BranchDriver(Driver):
         """Apply a layer where nothing is lower, as to an empty directory: no whiteout is written."""
 
 
-def _dress(fs: Path, like: Path, is_own: Callable[[str], bool]) -> None:
+def dress(fs: Path, like: Path, is_own: Callable[[str], bool] = lambda _: False) -> None:
     """Give the directory ``fs`` the metadata of ``like``, but for the union's own attributes."""
     status = os.stat(like)
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()) or os.stat(fs).st_gid != status.st_gid:

@@ -38,6 +38,7 @@ class AufsBranches(BranchDriver):
     name = "aufs"
     max_layers = MAX_BRANCHES
     file_system = "AUFS"
+    name_max = 251  # a whiteout has four more
     kept = frozenset({"fs", "layers"})
 
     @property

@@ -50,6 +50,7 @@ class Driver(ABC):
     name: ClassVar[str]
     backend: ClassVar[str]
     known_options: ClassVar[frozenset[str]] = frozenset()
+    name_max: ClassVar[int] = 255  # bytes of a name; a longer one in a layer is kept, and shown nowhere
 
     def __init__(
         self, root: str | os.PathLike[str], options: Mapping[str, str] | None = None, *,

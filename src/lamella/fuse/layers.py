@@ -22,16 +22,17 @@ from typing import Self
 
 import numpy as np
 
-from lamella.columns import AT
+from lamella.columns import AT, TableBuilder
 from lamella.fuse.spool import Spool
 from lamella.fuse.tree import Content, Seen
 from lamella.layer.algebra import squash
 from lamella.layer.directories import Entry, Listing
 from lamella.layer.treetable import as_tree
-from lamella.model import DiffID
+from lamella.model import DiffID, Limits
 from lamella.stream.region import HeldFile, RegionSource
 from lamella.table import EntryTable
 from lamella.tar.reader import read_layer
+from lamella.tar.scanner import Scanner
 from lamella.tree.root import join
 
 __all__ = ["LayersTree", "StoredLayer"]
@@ -72,14 +73,15 @@ class StoredLayer:
 
     def table(self, spool: Spool) -> EntryTable:
         """Read the headers: of an unpacked tar those alone. The reader's errors."""
-        unpacked = spool.find(self.diff_id)
-        source = self.source() if unpacked is None else RegionSource(unpacked, 0, unpacked.size, self.name)
-        with read_layer(source, digests=False) as reader:
-            if unpacked is not None:
-                self.plain = unpacked
-            elif reader.codec == "none":
-                self.plain, self.offset = self.file, self.begin
-            return reader.table()
+        self.plain = spool.find(self.diff_id)
+        if self.plain is None:
+            with self.source() as source, read_layer(source, digests=False) as reader:
+                if reader.codec != "none":
+                    return reader.table()
+            self.plain, self.offset = self.file, self.begin
+        scanner = Scanner(Limits(), TableBuilder("tar"))
+        scanner.scan_fd(self.plain.fd, base=self.offset)
+        return EntryTable(scanner.builder.finish(), "archive")
 
     def tar(self, spool: Spool) -> HeldFile:
         """Return the file that has the tar from byte ``offset`` on; errors of Spool.fill()."""
