@@ -102,7 +102,9 @@ class _Open:
     row: int
 
     def read(self, nbytes: int, offset: int) -> bytes:
-        nbytes = max(0, min(nbytes, self.size - offset))
+        nbytes = min(nbytes, self.size - offset)
+        if nbytes <= 0:
+            return b""
         if self.regions is None:
             return _pread(self.file.fd, nbytes, self.begin + offset)
         out = bytearray(nbytes)
@@ -251,7 +253,7 @@ class LayersTree:
             data = int(regions[:, 1].sum())
         rdev = os.makedev(entry.rdev_major, entry.rdev_minor) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
         status = _status(
-            kind | entry.mode, number, nlink, uid=entry.uid, gid=entry.gid, size=size, mtime_ns=entry.mtime_ns, rdev=rdev,
+            kind | (0o777 if kind == stat.S_IFLNK else entry.mode), number, nlink, uid=entry.uid, gid=entry.gid, size=size, mtime_ns=entry.mtime_ns, rdev=rdev,
             blocks=-(-data // _BLOCK) if kind == stat.S_IFREG else 0,
         )  # fmt: skip
         return Seen(status, number, nlink)
