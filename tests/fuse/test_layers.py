@@ -15,13 +15,14 @@ import zstandard
 
 import lamella
 from lamella.drivers._run import detach, mounted
-from lamella.errors import DigestMismatchError
-from lamella.fuse.layers import LayersTree, StoredLayer
+from lamella.errors import DigestMismatchError, UnsafePathError
+from lamella.fuse.layers import LayersTree
 from lamella.fuse.spool import Spool
+from lamella.fuse.stored import StoredLayer
 from lamella.image.writer import LayoutWriter, image_config
 from lamella.model import DiffID, Mount
 from lamella.testing.listing import compare
-from lamella.testing.tars import directory, file, hardlink, layer_tar, opaque, symlink, whiteout
+from lamella.testing.tars import char, directory, file, hardlink, layer_tar, opaque, symlink, whiteout
 from lamella.testing.trees import File, Hole, build
 
 LOWER = layer_tar([
@@ -122,6 +123,13 @@ def test_attributes_of_a_union_are_shown_as_it_keeps_them(scratch):
         assert sorted(tree.listxattr(b"d")) == sorted([name, b"user.k"])
         assert tree.getxattr(b"d", name) == b"y"
         tree.close()
+
+
+def test_a_device_that_a_union_would_take_for_a_whiteout(scratch):
+    (word,) = written(scratch / "blobs", layer_tar([char("c", 0, 0)]))
+    assert LayersTree([StoredLayer.of(word)], Spool(scratch / "spool", 1)).look(b"c") is not None
+    with pytest.raises(UnsafePathError, match="whiteout"):
+        LayersTree([StoredLayer.of(word)], Spool(scratch / "spool", 1), escaped=[b"user.overlay."])
 
 
 # -- the spool

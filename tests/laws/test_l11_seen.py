@@ -11,8 +11,9 @@ import pytest
 from hypothesis import event, given, settings
 
 import lamella
-from lamella.fuse.layers import LayersTree, StoredLayer
+from lamella.fuse.layers import LayersTree
 from lamella.fuse.spool import Spool
+from lamella.fuse.stored import StoredLayer
 from lamella.testing.listing import KINDS, Found, compare
 from lamella.testing.stacks import stacks
 from lamella.testing.tars import Member, layer_tar

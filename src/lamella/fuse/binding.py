@@ -135,8 +135,8 @@ def _function(function: Any, result: Any, *arguments: Any) -> Any:
 
 def missing() -> Iterator[str]:
     """Yield what is not here of all that a server takes; nothing is loaded for good."""
-    if not os.path.exists(_DEVICE):
-        yield f"there is no {_DEVICE}"
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        yield f"{_DEVICE} cannot be opened" if os.path.exists(_DEVICE) else f"there is no {_DEVICE}"
     if not any(map(_is_there, _NAMES)):
         yield "libfuse 3 is not installed"
     if importlib.util.find_spec("mfusepy") is None:

@@ -9,35 +9,28 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, count
+from itertools import count
 from threading import Lock
-from typing import Self
 
 import numpy as np
 
-from lamella.columns import AT, TableBuilder
+from lamella.columns import AT
+from lamella.errors import UnsafePathError
 from lamella.fuse.spool import Spool
+from lamella.fuse.stored import OpenContent, StoredLayer
 from lamella.fuse.tree import Content, Seen
 from lamella.layer.algebra import squash
 from lamella.layer.directories import Entry, Listing
 from lamella.layer.treetable import as_tree
-from lamella.model import DiffID, Limits
-from lamella.stream.region import HeldFile, RegionSource
 from lamella.table import EntryTable
-from lamella.tar.reader import read_layer
-from lamella.tar.scanner import Scanner
 from lamella.tree.root import join
 
-__all__ = ["LayersTree", "StoredLayer"]
+__all__ = ["LayersTree"]
 
-_WORD = re.compile(r"(\d+):(\d+):(sha256:[0-9a-f]{64})?:(.*)", re.ASCII | re.DOTALL)
 _FILE, _LINK, _DEVICES = stat.S_IFREG, stat.S_IFLNK, (stat.S_IFCHR, stat.S_IFBLK)
 _KINDS = dict(zip(b"0123456", (_FILE, _FILE, _LINK, *_DEVICES, stat.S_IFDIR, stat.S_IFIFO), strict=True))
 _ROOT_MODE = 0o755  # where no layer has an entry for it
@@ -45,106 +38,12 @@ _BLOCK = 512
 _LISTINGS = 4096  # directories whose names are kept
 
 
-@dataclass(slots=True)
-class StoredLayer:
-    """A layer's blob: ``size`` bytes of ``file`` from ``begin`` on."""
-
-    file: HeldFile
-    begin: int
-    size: int
-    diff_id: DiffID | None
-    name: str
-    plain: HeldFile | None = None  # the tar
-    offset: int = 0  # and where it begins there
-
-    @classmethod
-    def of(cls, word: str) -> Self:
-        """Open one as an option names it: BEGIN:SIZE:[DIFF_ID]:FILE, or a whole file by its path. OSError."""
-        place = _WORD.fullmatch(word)
-        if place is None:
-            held = HeldFile.open(word)
-            return cls(held, 0, held.size, None, word)
-        begin, size, diff_id, path = place.groups()
-        return cls(HeldFile.open(path), int(begin), int(size), DiffID(diff_id) if diff_id else None, path)
-
-    def source(self) -> RegionSource:
-        """Return the blob's bytes."""
-        return RegionSource(self.file, self.begin, self.size, self.name)
-
-    def table(self, spool: Spool) -> EntryTable:
-        """Read the headers: of an unpacked tar those alone. The reader's errors."""
-        self.plain = spool.find(self.diff_id)
-        if self.plain is None:
-            with self.source() as source, read_layer(source, digests=False) as reader:
-                if reader.codec != "none":
-                    return reader.table()
-            self.plain, self.offset = self.file, self.begin
-        scanner = Scanner(Limits(), TableBuilder("tar"))
-        scanner.scan_fd(self.plain.fd, base=self.offset)
-        return EntryTable(scanner.builder.finish(), "archive")
-
-    def tar(self, spool: Spool) -> HeldFile:
-        """Return the file that has the tar from byte ``offset`` on; errors of Spool.fill()."""
-        if self.plain is None:
-            self.plain = spool.find(self.diff_id) or spool.fill(self.source(), self.diff_id)
-        return self.plain
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """Content that is open: where it begins in a file, its size, and the regions of a sparse one with data: offset, size."""
-
-    file: HeldFile
-    begin: int
-    size: int
-    regions: list[tuple[int, int]] | None
-    packed: list[int]  # where each region's data is from begin on
-    row: int
-
-    def read(self, nbytes: int, offset: int) -> bytes:
-        nbytes = min(nbytes, self.size - offset)
-        if nbytes <= 0:
-            return b""
-        if self.regions is None:
-            return _pread(self.file.fd, nbytes, self.begin + offset)
-        out = bytearray(nbytes)
-        at = max(0, bisect_right(self.regions, (offset, 1 << 63)) - 1)
-        for (begin, size), place in zip(self.regions[at:], self.packed[at:], strict=True):
-            first, last = max(begin, offset), min(begin + size, offset + nbytes)
-            if begin >= offset + nbytes:
-                break
-            if first < last:
-                out[first - offset : last - offset] = _pread(self.file.fd, last - first, self.begin + place + first - begin)
-        return bytes(out)
-
-    def seek(self, offset: int, whence: int) -> int:
-        if offset >= self.size:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        regions = [(0, self.size)] if self.regions is None else [region for region in self.regions if region[1]]
-        for begin, size in regions:
-            if offset < begin + size:
-                if whence == os.SEEK_DATA:
-                    return max(begin, offset)
-                if offset < begin:
-                    return offset
-                offset = begin + size
-        if whence == os.SEEK_DATA:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        return min(offset, self.size)
-
-
-def _pread(fd: int, nbytes: int, offset: int) -> bytes:
-    data = os.pread(fd, nbytes, offset)
-    if len(data) < nbytes:
-        raise OSError(errno.EIO, "the layer was cut short")
-    return data
-
-
 class LayersTree:
     """What ``layers`` (nearest first) show; read-only. ``escaped``: show attributes that begin so as a union's lower layer
     keeps them, that are its own, so that nothing in a layer speaks to the union (tests/contract 27).
 
-    The reader's errors, and those of the algebra where the layers do not fit together.
+    The reader's errors, and those of the algebra where the layers do not fit together; UnsafePathError for a device that would
+    be a whiteout in a union.
     """
 
     def __init__(self, layers: Sequence[StoredLayer], spool: Spool, *, escaped: Sequence[bytes] = (), workers: int = 2) -> None:
@@ -159,15 +58,25 @@ class LayersTree:
         from_row = self._table.data_off
         self._origin, self._origin_row = made.origin[from_row], made.origin_row[from_row]
         self._sources = [layer.table for layer in made.layers]
+        if escaped:
+            self._check_devices()
         self._groups = self._table.link_group.tolist()
         self._kinds = [_KINDS[kind] for kind in self._table.type.tolist()]
         self._shift = 0 if self._table.find(b"") == 0 else 1
         self._first, self._below = self._arranged()
         self._links = np.bincount(self._table.link_group[self._table.link_group >= 0], minlength=len(self._table))
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, OpenContent] = {}
+        self._rows: dict[int, int] = {}
+        self._unpacking = Lock()
         self._handles = count(1)
         self._lock = Lock()
         self.listing = lru_cache(_LISTINGS)(self._listing)
+
+    def _check_devices(self) -> None:
+        table = self._table
+        devices = (table.type == ord("3")) & (table.rdev_major == 0) & (table.rdev_minor == 0)
+        for row in np.flatnonzero(devices).tolist():
+            raise UnsafePathError(table.path(row), "a 0:0 character device would be a whiteout in a union")
 
     def _arranged(self) -> tuple[list[int], list[int]]:
         """Return for each row and, last, for a root without one where its children begin; and all children."""
@@ -201,7 +110,7 @@ class LayersTree:
 
     def look_at(self, handle: int) -> Seen:
         """Return the inode of a file that is open."""
-        return self._seen(self._open[handle].row)
+        return self._seen(self._rows[handle])
 
     def _listing(self, path: bytes) -> Listing:
         row = self._existing(path)
@@ -252,8 +161,9 @@ class LayersTree:
         if kind == stat.S_IFREG and (regions := entry.sparse) is not None:
             data = int(regions[:, 1].sum())
         rdev = os.makedev(entry.rdev_major, entry.rdev_minor) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+        mode = kind | (0o777 if kind == stat.S_IFLNK else entry.mode)
         status = _status(
-            kind | (0o777 if kind == stat.S_IFLNK else entry.mode), number, nlink, uid=entry.uid, gid=entry.gid, size=size, mtime_ns=entry.mtime_ns, rdev=rdev,
+            mode, number, nlink, uid=entry.uid, gid=entry.gid, size=size, mtime_ns=entry.mtime_ns, rdev=rdev,
             blocks=-(-data // _BLOCK) if kind == stat.S_IFREG else 0,
         )  # fmt: skip
         return Seen(status, number, nlink)
@@ -296,19 +206,15 @@ class LayersTree:
         opened = self._opened(row)
         with self._lock:
             handle = next(self._handles)
-            self._open[handle] = opened
+            self._open[handle], self._rows[handle] = opened, row
         return handle
 
-    def _opened(self, row: int) -> _Open:
+    def _opened(self, row: int) -> OpenContent:
         number, own = int(self._origin[row]), int(self._origin_row[row])
         layer, source = self._layers[number], self._sources[number]
-        with self._lock:
+        with self._unpacking:
             tar = layer.tar(self._spool)
-        found = source.sparse(own)
-        regions = None if found is None else [(int(begin), int(size)) for begin, size in found.tolist()]
-        packed = [0, *accumulate(size for _, size in regions or ())][:-1]
-        begin = layer.offset + int(source.data_off[own])
-        return _Open(tar, begin, int(source.size[own]), regions, packed, row)
+        return OpenContent.of(tar, layer.offset, source, own)
 
     def read(self, handle: int, nbytes: int, offset: int) -> bytes:
         """Return content."""
@@ -324,7 +230,7 @@ class LayersTree:
     def release(self, handle: int) -> None:
         """Close a handle."""
         with self._lock:
-            del self._open[handle]
+            del self._open[handle], self._rows[handle]
 
     def sync(self, path: bytes) -> None:
         """Do nothing: nothing is changed."""

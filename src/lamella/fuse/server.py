@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.fuse.binding import load
-from lamella.fuse.layers import LayersTree, StoredLayer
+from lamella.fuse.layers import LayersTree
 from lamella.fuse.reading import Reading
 from lamella.fuse.session import Session
 from lamella.fuse.spool import Spool
+from lamella.fuse.stored import StoredLayer
 from lamella.fuse.union import UnionTree
 from lamella.fuse.writing import Writing
 from lamella.layer.own import BranchDialect
