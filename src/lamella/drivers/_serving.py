@@ -7,22 +7,42 @@ import errno
 import os
 import select
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from lamella.drivers import _calls
 from lamella.errors import DriverUnavailable
+from lamella.fuse.binding import missing
 from lamella.model import Mount
 
-__all__ = ["KIND", "awaited", "serve", "unmount"]
+__all__ = ["KIND", "awaited", "refusals", "serve", "unmount"]
 
 KIND = "fuse.lamella"
 
 _MODULE = "lamella.fuse"
+_SYS_ADMIN = 1 << 21
 _UNAVAILABLE = 3  # exit status of the program
 _PATIENCE = 30_000  # milliseconds for a server to close its files
 _FUSERMOUNT = "fusermount3"
+
+
+def refusals() -> Iterator[str]:
+    """Yield why nobody can mount here what a server serves."""
+    yield from missing()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    if int(status["CapEff"], 16) & _SYS_ADMIN:
+        return
+    program = shutil.which(_FUSERMOUNT)
+    if program is None:
+        yield f"mounting needs CAP_SYS_ADMIN, or {_FUSERMOUNT}"
+        return
+    found = os.stat(program)
+    helps = found.st_mode & stat.S_ISUID and found.st_uid == 0 and not os.statvfs(program).f_flag & os.ST_NOSUID
+    if not helps or int(status["NoNewPrivs"]):
+        yield f"mounting needs CAP_SYS_ADMIN, and {_FUSERMOUNT} is not root's here"
 
 
 def serve(mount: Mount, target: str, *, read_only: bool) -> None:

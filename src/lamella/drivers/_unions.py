@@ -10,7 +10,6 @@ from lamella.drivers import _serving
 from lamella.drivers._branches import BranchDriver
 from lamella.drivers._run import mounted
 from lamella.drivers.base import Place
-from lamella.fuse.binding import missing
 from lamella.layer.union import Union
 from lamella.model import Mount, SnapshotKind
 
@@ -28,7 +27,7 @@ class UnionDriver(BranchDriver):
     @classmethod
     def mount_refusals(cls) -> Iterator[str]:
         """Yield why nothing can serve a union here."""
-        yield from missing()
+        yield from _serving.refusals()
 
     def redirects(self) -> bool:
         """Tell whether directories that something lower makes up can be renamed."""
