@@ -31,6 +31,7 @@ from lamella.testing.trees import (
     Write,
     Xattr,
 )
+from tests.sandbox import without_subvolumes
 
 NS = 10**9
 # of hard links only what every union does with them: one that copies up without an index parts what is changed
@@ -51,12 +52,25 @@ SCRIPTS = [
     ), dir_mtime_ns=12 * NS),
     Script((Remove("var"), File("var", b"a file"), Move("swap/in", "in"), Remove("null"), Chmod("again/new", 0o600)), dir_mtime_ns=18 * NS),
 ]  # fmt: skip
-DRIVERS = ["vfs.kernel", pytest.param("overlay.kernel", marks=pytest.mark.requires("overlay")), "overlay.userspace", "aufs.userspace"]
+BY_CALLS, BY_FUSE = "by calls", "by FUSE"
+DRIVERS = [
+    pytest.param("vfs.kernel", "", id="vfs"), pytest.param("overlay.kernel", "", id="overlay", marks=pytest.mark.requires("overlay")),
+    pytest.param("btrfs.kernel", "", id="btrfs", marks=pytest.mark.requires("btrfs")),
+    *(pytest.param(f"{name}.userspace", BY_CALLS, id=f"{name} {BY_CALLS}") for name in ("overlay", "aufs")),
+    *(
+        pytest.param(f"{name}.userspace", BY_FUSE, id=f"{name} {BY_FUSE}", marks=pytest.mark.requires("fuse"))
+        for name in ("overlay", "aufs")
+    ),
+]  # fmt: skip
 
 
-def diff_ids(folder: Path, driver: str) -> list[tuple[str, str]]:
+class ByCalls(DriverSuite):
+    by_calls = True
+
+
+def diff_ids(folder: Path, driver: str, how: str = "") -> list[tuple[str, str]]:
     """Play each script in a snapshot upon the one before; return the diff_id of each, active and committed."""
-    suite, found = DriverSuite(), []
+    suite, found = ByCalls() if how == BY_CALLS else DriverSuite(), []
     of = driver_class(*driver.split("."))(folder, mount_points=folder / "mnt")
     for id_, script in enumerate(SCRIPTS, 1):
         parents = tuple(range(id_ - 1, 0, -1))
@@ -71,9 +85,12 @@ def diff_ids(folder: Path, driver: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.requires("root")
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_a_script_has_one_diff_id(box: Any, driver: str) -> None:
+@pytest.mark.parametrize(("driver", "how"), DRIVERS)
+def test_a_script_has_one_diff_id(request: pytest.FixtureRequest, box: Any, driver: str, how: str) -> None:
     wanted = box.call(diff_ids, "vfs.kernel")
-    assert box.call(diff_ids, driver) == wanted
+    if driver == "btrfs.kernel":
+        assert request.getfixturevalue("btrfs_box").call(without_subvolumes, diff_ids, driver) == wanted
+    else:
+        assert box.call(diff_ids, driver, how) == wanted
     assert all(active == committed for active, committed in wanted)
     assert len({active for active, _ in wanted}) == len(SCRIPTS)

@@ -9,9 +9,8 @@ import pytest
 from lamella.image.documents import OCI_CONFIG
 from tests.store import scenes
 
-MOUNTING = [pytest.param(name, marks=pytest.mark.requires(name) if name != "vfs" else ()) for name in ("vfs", "overlay", "btrfs")]
-each_driver = pytest.mark.parametrize("driver", [*MOUNTING, "aufs"])  # the last has unions, and no mounts
-each_that_mounts = pytest.mark.parametrize("driver", MOUNTING)
+NEEDS = {"vfs": "mount", "overlay": "overlay", "btrfs": "btrfs", "aufs": "fuse"}
+each_driver = pytest.mark.parametrize("driver", [pytest.param(name, marks=pytest.mark.requires(part)) for name, part in NEEDS.items()])
 
 
 @each_driver
@@ -30,7 +29,7 @@ def test_layers_one_by_one(box: Any, driver: str) -> None:
     assert box.call(scenes.layers, driver) == {"keys": True, "again": True, "same": True, "tree": []}
 
 
-@each_that_mounts
+@each_driver
 def test_what_is_refused(box: Any, driver: str) -> None:
     said = box.call(scenes.refused, driver)
     kinds = {what: text.partition(":")[0] for what, text in said.items()}
@@ -64,7 +63,7 @@ def test_gc_keeps_what_somebody_needs(box: Any, driver: str) -> None:
     assert (found["last"], found["blobs"], found["rows"], found["check"]) == (1, 0, 0, [])
 
 
-@each_that_mounts
+@each_driver
 def test_mounts_are_shared_and_can_be_kept(box: Any, driver: str) -> None:
     found = box.call(scenes.shared, driver)
     assert found == {"same": True, "status": 0, "still": True, "kept": (0, True), "left": []}
@@ -95,7 +94,7 @@ def test_killed_at_any_time(box: Any, driver: str) -> None:
     assert found["died"] > 0
 
 
-@each_that_mounts
+@each_driver
 def test_what_is_committed_cannot_be_written(box: Any, driver: str) -> None:
     said = box.call(scenes.read_only, driver)
     assert said["committed"] == "Read-only file system"
@@ -103,6 +102,6 @@ def test_what_is_committed_cannot_be_written(box: Any, driver: str) -> None:
     assert said["later"] == "one"
 
 
-@each_that_mounts
+@each_driver
 def test_a_mount_of_a_dead_process_that_is_in_use_is_the_next_one_s(box: Any, driver: str) -> None:
     assert box.call(scenes.left_busy, driver) == {"killed": True, "still": True, "again": "mine", "left": []}
