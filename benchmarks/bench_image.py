@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lamella.bench import image_corpus, image_tasks, uppers
+from lamella.bench import image_corpus, image_tasks, snapshots, uppers
 from lamella.bench.stacks import Synthetic
 from tests import parts
 
@@ -44,6 +44,16 @@ def test_squash(measured, image, tmpfs):
 def test_import(measured, image, ground):
     parts.requires(*ALONE, "skopeo", "containerd", "ctr")
     measured(image_tasks.imports(image, ground))
+
+
+def test_import_on_btrfs(measured, image, btrfs):
+    parts.requires(*ALONE, "skopeo")
+    measured(image_tasks.imports(image, btrfs))
+
+
+def test_mount(measured, image, tmpfs):
+    parts.requires(*ALONE, "fuse")
+    measured(snapshots.mount_image(image, tmpfs))
 
 
 def test_upper(measured, tmpfs):

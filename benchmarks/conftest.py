@@ -14,7 +14,7 @@ import pytest
 
 from lamella.bench import corpus as corpora
 from lamella.bench import gate, workloads
-from lamella.bench.ground import Ext4, Tmpfs
+from lamella.bench.ground import Btrfs, Ext4, Tmpfs
 from lamella.bench.panel import run_panel
 from lamella.bench.stacks import Synthetic
 from tests import parts
@@ -60,6 +60,13 @@ def ground(request, home):
         parts.requires("root", "loop", "mkfs.ext4", "mount", "umount", "losetup")
         return Ext4(home, 256 << 20, 20_000)
     return Tmpfs(home)
+
+
+@pytest.fixture
+def btrfs(home):
+    """Give a btrfs."""
+    parts.requires("root", "loop", "btrfs")
+    return Btrfs(home, 512 << 20, 0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lamella.bench.uppers import A_FOLDER, change, path_of
 
 __all__ = ["JOBS", "driver_costs"]
 
-_FILES, _QUICK_FILES = 50_000, 2_000
+_FILES, _QUICK_FILES = 50_000, 3_000  # the second directory of 2,500 is moved
 _EDITS = 20
 _LARGE = 256 << 20
 _TIMES = 5  # snapshots made to take the median of
