@@ -85,7 +85,7 @@ def raw(upper: Path) -> dict[bytes, str]:
 
 def step(folder: Path, number: int, lowers: Sequence[Path], script: Script, options: str, **wanted: Any) -> Step:
     """Run ``script`` in a new upper directory over ``lowers`` and compare what we read there with the two views."""
-    upper, copy = folder / f"upper{number}", folder / f"copy{number}"
+    upper = folder / f"upper{number}"
     extra = {"userxattr"} if options.startswith("userxattr") else set()
     with contextlib.ExitStack() as stack:
         below = lowers[0]
@@ -98,17 +98,20 @@ def step(folder: Path, number: int, lowers: Sequence[Path], script: Script, opti
         merged = stack.enter_context(overlay(folder / f"merged{number}", lowers, upper, options))
         ours = lamella.changes_from_upper(upper, lowers)
         theirs = lamella.changes(below, merged)
-        first, second, base = io.BytesIO(), io.BytesIO(), io.BytesIO()
-        info = lamella.diff_from_upper(upper, first, lowers, compression="none", **wanted)
-        lamella.diff(below, merged, second, compression="none", **wanted)
-        lamella.diff(None, below, base, compression="none")
-        lamella.apply(base.getvalue(), copy)
-        lamella.apply(first.getvalue(), copy)
-        emitted = {entry.path for entry in lamella.read_layer(first.getvalue())}
         before, after = listing(below), listing(merged)
-        differ = [] if hidden(before, after) else compare(expected(before, after, emitted), listing(copy))
-        return Step(facts(ours), facts(theirs), first.getvalue() == second.getvalue(), differ, info.warnings, raw(upper),
-                    seen(merged, [upper, *lowers]))  # fmt: skip
+        equal, differ = [], []
+        for form in ("explicit", "opaque"):
+            first, second, base = io.BytesIO(), io.BytesIO(), io.BytesIO()
+            info = lamella.diff_from_upper(upper, first, lowers, compression="none", whiteouts=form, **wanted)
+            lamella.diff(below, merged, second, compression="none", whiteouts=form, **wanted)
+            lamella.diff(None, below, base, compression="none")
+            copy = folder / f"copy{number}.{form}"
+            lamella.apply(base.getvalue(), copy)
+            lamella.apply(first.getvalue(), copy)
+            emitted = {entry.path for entry in lamella.read_layer(first.getvalue())}
+            equal.append(first.getvalue() == second.getvalue())
+            differ += [] if hidden(before, after) else compare(expected(before, after, emitted), listing(copy))
+        return Step(facts(ours), facts(theirs), all(equal), differ, info.warnings, raw(upper), seen(merged, [upper, *lowers]))
 
 
 def seen(view: Path, stack: Sequence[Path]) -> list[bytes]:

@@ -291,6 +291,24 @@ def test_what_was_touched_tells_what_a_look_at_all_tells(btrfs_box, name):
     assert in_box(btrfs_box, told, SCENES[name]) == {}
 
 
+def beside_sockets(folder: Path) -> list[str]:
+    """Remove a file that has sockets beside it, and nothing or one file more: what the layers with markers hold."""
+    of = driver(folder)
+    sockets = tuple(Socket(f"{where}/{i}") for where in ("s", "t") for i in range(9))
+    based(of, Script((Dir("s"), Dir("t"), *sockets, File("s/x", b"x"), File("s/y", b"y"), File("t/x", b"x"), File("z"))))
+    Script((Remove("s/x"), Remove("t/x"), Remove("z"))).apply(of.root / "2")
+    of.commit(place(2, 1))
+    where = place(2, 1, kind=COMMITTED)
+    with of.changes(where) as found, Driver.changes(of, where) as walked:
+        assert (found.road, walked.road) == ("search", "walk")
+        assert layer(found, whiteouts="opaque") == layer(walked, whiteouts="opaque")
+        return [os.fsdecode(path) for path in found.table("opaque").paths]
+
+
+def test_019_a_socket_is_nothing_that_a_layer_keeps(btrfs_box):
+    assert in_box(btrfs_box, beside_sockets) == [".wh.z", "s", "s/.wh.x", "t", "t/.wh..wh..opq"]
+
+
 def chained(folder: Path) -> None:
     """Take the changes of each of a chain, of a snapshot that has children, and of a view."""
     of = driver(folder)

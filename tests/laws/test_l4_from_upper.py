@@ -22,20 +22,21 @@ pytestmark = pytest.mark.requires("root", "user_xattr", "devices")
 DIALECTS = ["overlay:trusted", "overlay:user", "aufs"]
 
 
-def taken(upper: Path, stack: list[Path], dialect: str) -> bytes:
+def taken(upper: Path, stack: list[Path], dialect: str, whiteouts: str) -> bytes:
     """Return the layer that an upper directory is."""
     out = io.BytesIO()
-    lamella.diff_from_upper(upper, out, stack, dialect=dialect, compression="none")
+    lamella.diff_from_upper(upper, out, stack, dialect=dialect, compression="none", whiteouts=whiteouts)
     return out.getvalue()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("whiteouts", ["explicit", "opaque"])
 @given(
     tree=strategies.trees(privileged=True).map(without_links),
     layers=st.lists(strategies.layers(privileged=True), min_size=1, max_size=3),
 )
 def test_l4_what_is_taken_out_of_a_branch_is_what_was_put_in(
-    home: Path, dialect: str, tree: Script, layers: list[list[Member]]
+    home: Path, dialect: str, whiteouts: str, tree: Script, layers: list[list[Member]]
 ) -> None:
     with fresh(home) as folder:
         stack, plain = [laid(folder / "lower", tree)], laid(folder / "plain", tree)
@@ -49,7 +50,7 @@ def test_l4_what_is_taken_out_of_a_branch_is_what_was_put_in(
             assume(not hidden(before, model.listing()))
             upper = laid(folder / f"upper{i}")
             apply(layer, upper, dialect=dialect, parents=stack)
-            apply(taken(upper, stack, dialect), plain)
+            apply(taken(upper, stack, dialect, whiteouts), plain)
             stack.insert(0, upper)
             ignored = {"root", "mtime_ns"} | ({"links"} if i else set())
             assert compare(model.listing(), listing(plain), ignored) == []

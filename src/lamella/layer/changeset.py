@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -67,7 +67,8 @@ class Changeset:
 
     A deleted subtree is one delete of its top. Content for :meth:`write` comes from the directory ``root``, or from what
     ``source`` opens. ``nested``: the tables are free of overlay's own attributes but those of a nested overlay, which
-    stay (27). ``opaque``: rows of directories that hide what nobody knows.
+    stay (27). ``opaque``: rows of directories that hide what nobody knows. ``keeps``: where ``lower`` is not all that is
+    below, what tells in which directories something of it is kept that has no row.
 
     ``road`` says how it came about: "walk" for a look at all of both trees, "upper" for one at an upper directory or a
     branch, "search" for one at what the file system says was touched. ``reasons``: why a faster road was not taken.
@@ -77,13 +78,13 @@ class Changeset:
         self, lower: EntryTable, upper: EntryTable, rows: Rows, match: NDArray[np.int32], *,
         root: str | os.PathLike[str] | None = None, holes: int = 0, warnings: tuple[str, ...] = (),
         source: Callable[[], AbstractContextManager[Borrowing]] | None = None, nested: bool = False,
-        opaque: tuple[int, ...] = (), road: Road = "walk",
+        opaque: tuple[int, ...] = (), keeps: Callable[[Collection[bytes]], set[bytes]] | None = None, road: Road = "walk",
     ) -> None:  # fmt: skip
         self.lower, self.upper, self.rows = lower, upper, rows
         self.warnings, self.road = warnings, road
         self.reasons: tuple[str, ...] = ()
         self._match, self._holes = match, holes
-        self._source, self._nested, self._opaque = source, nested, opaque
+        self._source, self._nested, self._opaque, self._keeps = source, nested, opaque, keeps
         self._root = None if root is None else os.path.abspath(root)  # the process may go elsewhere before write()
 
     def __len__(self) -> int:
@@ -102,7 +103,8 @@ class Changeset:
     def table(self, whiteouts: Literal["explicit", "opaque"] = "explicit") -> EntryTable:
         """Return the layer's rows in the order they are written; whiteouts come first in their directory (18).
 
-        WhiteoutError for a name of the upper tree that would be read back as a whiteout (8).
+        For "opaque", a changeset that knows a part of the lower tree lists there the directories that may have kept
+        nothing: OSError. WhiteoutError for a name of the upper tree that would be read back as a whiteout (8).
         """
         if whiteouts not in ("explicit", "opaque"):
             raise ValueError(f"whiteouts {whiteouts!r}; one of explicit, opaque")
@@ -119,16 +121,21 @@ class Changeset:
             if name.startswith(PREFIX):
                 raise WhiteoutError("a whiteout of a name that is one", entry=path)
             gone.append((self.upper.find(parent), (parent + b"/" if parent else b"") + PREFIX + name))
-        if opaque and gone:
-            parents = self._parents()
-            kept = set(parents[self._match >= 0].tolist())  # directories that still show a lower name
-            wiped = {row for row, _ in gone if row >= 0 and row not in kept}
-            gone = [g for g in gone if g[0] not in wiped]
-            for row in wiped:
-                path = self.upper.path(row)
-                gone.append((row, join(path, OPAQUE)))
-        gone += [(row, join(self.upper.path(row), OPAQUE)) for row in self._opaque]
+        marked = set(self._opaque)
+        if opaque:
+            marked |= self._wiped({row for row, _ in gone if row >= 0} - marked)
+            gone = [g for g in gone if g[0] not in marked]
+        gone += [(row, join(self.upper.path(row), OPAQUE)) for row in marked]
         return sorted(gone)
+
+    def _wiped(self, rows: set[int]) -> set[int]:
+        """Return which directories, of those that lost a name, still show no lower name (19)."""
+        if rows:
+            rows = rows - set(self._parents()[self._match >= 0].tolist())
+        if rows and self._keeps is not None:  # a marker would remove what has no row too
+            paths = {self.upper.path(row): row for row in rows}
+            rows = {paths[path] for path in paths.keys() - self._keeps(paths.keys())}
+        return rows
 
     def _parents(self) -> NDArray[np.int32]:
         parents = np.empty(len(self.upper), np.int32)

@@ -153,6 +153,10 @@ class Plain(Branches):
         super().__init__([directory], "aufs", xattrs)  # which has no attributes of its own,
         self.options ^= kernel.OPTION_AUFS | kernel.OPTION_PLAIN  # and is not asked for its names
 
+    def _listed(self, paths: Iterable[bytes]) -> Iterable[bytes]:
+        """Leave nothing out."""
+        return paths
+
 
 def _is_covered(top: bytes, place: Place, scanned: set[tuple[bytes, Place]]) -> bool:
     """Tell whether what the branch has at ``place`` came into sight under ``top`` with a directory above both."""

@@ -17,12 +17,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
 from lamella.columns import AT
 from lamella.layer.changeset import Changeset
 from lamella.layer.comparing import Content, decided, merged, options_of, with_links
+from lamella.layer.kept import kept_in
 from lamella.layer.lowers import Plain, Shown
 from lamella.layer.pathtable import path_table
 from lamella.layer.search import below
@@ -58,7 +60,10 @@ def changes_of_touched(
         rows = with_links(rows, a, b, match)
         notes = tuple(f"socket left out: {os.fsdecode(path)!r}" for path in look.sockets(shown_above))
     # an upper bound of what its files have as holes: write() looks at those that are written
-    return Changeset(a, b, rows, match, root=places[1], holes=int(b.size.sum()), warnings=notes, road="search")
+    return Changeset(
+        a, b, rows, match, root=places[1], holes=int(b.size.sum()), warnings=notes,
+        keeps=partial(kept_in, partial(Plain, places[0]), a), road="search",
+    )  # fmt: skip
 
 
 class _Look:
@@ -116,13 +121,9 @@ class _Look:
             self._done.add(path)
 
     def _gone(self, path: bytes) -> None:
-        """Add the names that only the lower directory has, and one that both have: whether any is kept counts (19)."""
+        """Add the names that only the lower directory has."""
         lower, upper = (self._listed(side, path) for side in (0, 1))
         self.paths.update(join(path, os.fsencode(name)) for name in lower - upper)
-        for name in lower:
-            if name in upper and (kept := join(path, os.fsencode(name))) not in self.paths:  # it is what it was
-                self.paths.add(kept)
-                return
 
     def _listed(self, side: int, path: bytes) -> set[str]:
         with below(self.sides[side].directories[0], path), self.sides[side].roots[0].dir(path) as fd:

@@ -21,6 +21,7 @@ from lamella.layer.branchview import BranchView, view_of
 from lamella.layer.changeset import MODIFY, Changeset, Rows, empty_table
 from lamella.layer.comparing import NESTED, SAME, compared, inodes, merged, open_rows, settled, with_links, with_rows
 from lamella.layer.content import content_of, same_content
+from lamella.layer.kept import kept_in
 from lamella.layer.linked import LinkedNames
 from lamella.layer.lowers import Branches, Shown
 from lamella.layer.merged import through
@@ -75,7 +76,8 @@ def changes_from_upper(
     return Changeset(
         below, above, rows, match, root=upper, holes=view.holes, warnings=view.warnings, nested=True,
         source=partial(content_of, places, dialect, _borrowed(view)) if view.borrowed.any() else None,
-        opaque=() if parents or lowest else tuple(np.flatnonzero(view.opaque).tolist()), road="upper",
+        opaque=() if parents or lowest else tuple(np.flatnonzero(view.opaque).tolist()),
+        keeps=partial(kept_in, partial(Branches, places[1:], dialect), below) if parents else set, road="upper",
     )  # fmt: skip
 
 
@@ -88,7 +90,8 @@ def diff_from_upper(
     """Write the layer of an overlay upper directory, or of an AUFS branch, to ``out``, a path or a binary file object.
 
     See :func:`changes_from_upper` for ``upper parents dialect`` and :func:`lamella.diff` for the others. Without parents
-    an opaque directory is written as one, since nobody knows what it hides.
+    an opaque directory is written as one, since nobody knows what it hides, and no other is, since nobody knows what it
+    keeps. With them ``whiteouts`` "opaque" has those directories of theirs listed that may have kept nothing.
     """
     found = changes_from_upper(upper, parents, dialect=dialect, xattrs=xattrs)
     return found.write(

@@ -41,6 +41,7 @@ LINKED = [tars.directory("d"), tars.file("d/a", b"1"), tars.hardlink("d/b", "d/a
 CASES: dict[str, tuple[Edit, ...]] = {
     "nothing": (),
     "everything": EDITS.edits,
+    "one of several in a directory": (Remove("a/two"), Remove("top")),
     "one name of a file": (Write("b/x", b"other"),),
     "one name of a file, its mode": (Chmod("b/y", 0o600),),
     "one name of a file, moved": (Move("b/y", "a/y"),),

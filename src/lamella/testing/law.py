@@ -59,7 +59,9 @@ class Law(Trial):
                 self._agree_but_for_links(folder, ours, theirs, place)
             else:
                 equal(_facts_of(ours, place), _facts_of(theirs, place), f"what snapshot {number} changes")
-                same_layer(self.layer(ours, place), self.layer(theirs, place), f"the layer of snapshot {number}")
+                for form in ("explicit", "opaque"):
+                    mine, wanted = (self.layer(driver, place, whiteouts=form) for driver in (ours, theirs))
+                    same_layer(mine, wanted, f"the layer of snapshot {number}, {form} whiteouts")
             parents = (number, *parents)
 
     def _played(self, ours: Driver, theirs: Driver, place: Place, script: Script) -> bool:
@@ -83,19 +85,20 @@ class Law(Trial):
         What was touched is known to have had other names, but not what became of these: it may be told of for its LINKS
         where a look at both trees names another, or none. Everything else is as in the reference, and the two layers
         make one tree; but of a renamed directory's files that are linked with others, of which the changeset warns
-        (tests/contract 49).
+        (tests/contract 49). So does the layer with opaque markers.
         """
         with ours.changes(place) as found:
             warned, facts = bool(found.warnings), _facts(found)
         equal(_unlinked(facts), _unlinked(_facts_of(theirs, place)), f"what snapshot {place.id} changes")
         made = []
-        for driver in (ours, theirs):
+        for driver, form in ((theirs, "explicit"), (ours, "explicit"), (ours, "opaque")):
             with tempfile.TemporaryDirectory(dir=folder) as root:
-                for layer in (self._below(theirs, place), self.layer(driver, place)):
+                for layer in (self._below(theirs, place), self.layer(driver, place, whiteouts=form)):
                     apply(layer, root)
                 made.append(listing(root))
         ignored = {"dir_mtime", "root", *(["links"] if warned else [])}
-        same_tree(made[0], made[1], f"what the layer of snapshot {place.id} makes", ignored)
+        for tree in made[1:]:
+            same_tree(tree, made[0], f"what the layer of snapshot {place.id} makes", ignored)
 
     def _below(self, driver: Driver, place: Place) -> bytes:
         """Return a layer of the whole tree that the snapshot stands upon."""

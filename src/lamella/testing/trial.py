@@ -115,11 +115,11 @@ class Trial:
         with driver.seen(place) as path:
             return listing(path)
 
-    def layer(self, driver: Driver, place: Place) -> bytes:
-        """Return the uncompressed layer of what the snapshot changes."""
+    def layer(self, driver: Driver, place: Place, **how: Any) -> bytes:
+        """Return the uncompressed layer of what the snapshot changes; ``how`` is that of ``Changeset.write``."""
         out = io.BytesIO()
         with driver.changes(place) as found:
-            found.write(out, compression="none")
+            found.write(out, compression="none", **how)
         return out.getvalue()
 
 
