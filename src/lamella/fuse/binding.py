@@ -148,8 +148,10 @@ def load() -> Library:
     if reasons := tuple(missing()):
         raise DriverUnavailable("no FUSE", reasons)
     os.environ["FUSE_LIBRARY_PATH"] = next(filter(_is_there, _NAMES))  # of two versions mfusepy takes the older
-    import mfusepy  # noqa: PLC0415 - an extra
-
+    try:
+        import mfusepy  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise DriverUnavailable("no FUSE", (f"{error}: install lamella[fuse]",)) from None
     return Library(mfusepy)
 
 
