@@ -83,7 +83,7 @@ def test_output_and_columns_may_end_where_memory_ends(rows, libarchive):
     whole = headers(table, np.zeros(1 << 20, np.uint8), libarchive_xattr=libarchive)
     table.columns = guarded_columns(table.columns)
     assert headers(table, guarded_bytes(len(whole)), libarchive_xattr=libarchive) == whole
-    for cap in {0, 1, 511, 512, 513, len(whole) // 2, len(whole) - 1}:
+    for cap in {min(cap, len(whole) - 1) for cap in (0, 1, 511, 512, 513, len(whole) // 2, len(whole))}:
         n, nbytes, _, _ = tarform.form(
             table.columns, guarded(np.arange(len(rows))), guarded_bytes(cap), libarchive_xattr=libarchive
         )
