@@ -7,6 +7,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,17 @@ def test_what_was_not_used_for_longest_goes_first(scratch):
     spool.fill(stored.source(), diff_id)
     assert [spool.find(each) is not None for _, each in layers] == [True, False, True]
     assert len(os.listdir(scratch / "spool")) == 3
+
+
+def test_what_a_process_that_died_left_in_the_making_goes(scratch):
+    spool = Spool(scratch / "spool", 300_000)
+    spool.folder.mkdir()
+    for name, age in ((".new-old", 2 * 3600), (".new-young", 60)):
+        (spool.folder / name).write_bytes(b"part")
+        os.utime(spool.folder / name, (time.time() - age,) * 2)
+    stored, diff_id = blob(scratch, 90_000, b"a")
+    spool.fill(stored.source(), diff_id)
+    assert sorted(os.listdir(spool.folder)) == sorted([".new-young", f"{diff_id.hex}.tar"])
 
 
 def test_a_layer_that_is_too_large_is_not_kept(scratch):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from lamella.model import DiffID
@@ -14,7 +15,8 @@ from lamella.stream.region import HeldFile, RegionSource
 
 __all__ = ["Spool"]
 
-_DONE = ".tar"
+_NEW, _DONE = ".new-", ".tar"
+_ABANDONED = 3600 * 10**9  # nanoseconds for which nothing was written: who filled it is gone
 
 
 class Spool:
@@ -45,16 +47,17 @@ class Spool:
         DigestMismatchError, CodecError; OSError ENOSPC where it is larger than all that may be here.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, new = tempfile.mkstemp(prefix=".new-", dir=self.folder)
+        fd, new = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
         held = HeldFile(fd)
         try:
             self._unpack(source, fd, diff_id)
-            if diff_id is not None:
-                os.link(new, self._path(diff_id))
-        except FileExistsError:  # another process was faster: both are right
-            pass
-        finally:
+        except BaseException:
             os.unlink(new)
+            raise
+        if diff_id is None:
+            os.unlink(new)
+        else:
+            os.rename(new, self._path(diff_id))
         self._shrink()
         return held
 
@@ -80,8 +83,10 @@ class Spool:
                 status = entry.stat(follow_symlinks=False)
                 found.append((status.st_mtime_ns, status.st_blocks * 512, entry.path))
         room = sum(nbytes for _, nbytes, _ in found)
-        for _, nbytes, path in sorted(found):
-            if room > self.nbytes and path.endswith(_DONE):
+        abandoned = time.time_ns() - _ABANDONED
+        for written, nbytes, path in sorted(found):
+            is_done = path.endswith(_DONE)
+            if (is_done and room > self.nbytes) or (not is_done and written < abandoned):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 room -= nbytes
