@@ -23,7 +23,8 @@ CLASSES = {
 MODULES = {"algebra", "errors"}
 ERRORS = {
     "BlobNotFound", "CodecError", "ConflictError", "DigestMismatchError", "DriverError",
-    "DriverUnavailable", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError",
+    "DriverUnavailable", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError", "MetadataError",
+    "PoolFullError",
     "ReferenceNotFound", "SnapshotError", "SnapshotExists", "SnapshotInUse", "SnapshotNotFound", "StoreError",
     "TarFormatError", "TruncatedError", "UnknownDriver", "UnsafePathError", "UnsupportedMediaType", "WhiteoutError",
     "WrongSnapshotKind",

@@ -6,6 +6,7 @@ One root, attributes instead of parsed messages. An error that ends a half-done 
 
 from __future__ import annotations
 
+from errno import ENOSPC
 from typing import Any
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "LamellaError",
     "LimitExceededError",
     "ManifestError",
+    "MetadataError",
+    "PoolFullError",
     "ReferenceNotFound",
     "SnapshotError",
     "SnapshotExists",
@@ -83,6 +86,14 @@ class ManifestError(FormatError):
     """An image's JSON document is malformed or inconsistent."""
 
 
+class MetadataError(FormatError):
+    """Metadata of a thin pool is damaged: ``block`` is the block at fault, ``offset`` its first byte."""
+
+    def __init__(self, message: str, *, block: int) -> None:
+        super().__init__(message, offset=block * 4096)
+        self.block = block
+
+
 class DigestMismatchError(FormatError):
     """Content does not have the digest (or size) it was said to have: ``expected`` against ``actual``."""
 
@@ -110,6 +121,14 @@ class BlobNotFound(ImageError, LookupError):
 
 class UnsupportedMediaType(ImageError):
     """A media type that this operation does not handle."""
+
+
+class PoolFullError(LamellaError, OSError):
+    """A thin pool has no free block left (``errno`` is ENOSPC); ``what`` is ``"data"`` or ``"metadata"``."""
+
+    def __init__(self, message: str, *, what: str) -> None:
+        super().__init__(ENOSPC, message)
+        self.what = what
 
 
 class UnsafePathError(LamellaError):

@@ -1,0 +1,27 @@
+"""Metadata blocks in memory: address space for every block of a device, pages for those that were read."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+BLOCK_NBYTES = 4096
+SLACK = 3  # blocks behind a buffer of nodes, as kernels demand
+WINDOW = 64
+_MAP_NORESERVE = 0x4000  # address space is no promise of memory
+
+
+class Memory:
+    """The buffers that kernels keep a metadata device's blocks in.
+
+    ``arena`` has a place of 4,096 bytes for each of ``nblocks`` blocks; ``state`` a byte for each, zero until it is read;
+    ``window``, if it is wanted, is where blocks pass through that need not stay.
+    """
+
+    def __init__(self, nblocks: int, *, window: bool = False) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self.nblocks = nblocks
+        self.arena = mmap.mmap(-1, (nblocks + SLACK) * BLOCK_NBYTES, flags=flags)
+        self.state = np.zeros(nblocks, np.uint8)
+        self.window = np.zeros((WINDOW + SLACK) * BLOCK_NBYTES, np.uint8) if window else None
