@@ -5,6 +5,7 @@ Nothing is copied out of the machine: when it is off, what its pools wrote lies 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from tests.vm import guest, machine
 from tests.vm.script import SECTOR, Script
 
 PAGE = 4096
+DISKS = ("metadata.disk", "data.disk")
 START = "{python} -B -E -s -S guest.py\n"  # no site packages: emulated, each import costs
 
 
@@ -69,41 +71,56 @@ class Result:
 def run(scripts: Sequence[Script], folder: Path, *, timeout_s: float = 300) -> list[Result]:
     """Boot once and run every script; ``folder`` is a new one, and holds the disks for as long as results are read."""
     (folder / "job" / "scripts").mkdir(parents=True)
-    disks = folder / "metadata.disk", folder / "data.disk"
-    metadata = regions(disks[0], [script.metadata_nbytes for script in scripts])
-    data = regions(disks[1], [script.data_nbytes for script in scripts])
-    for script, *both in zip(scripts, metadata, data, strict=True):
+    disks = [make_disk(folder / name, sizes) for name, sizes in zip(DISKS, sizes_of(scripts), strict=True)]
+    shares = regions(scripts, folder)
+    for script, both in zip(scripts, shares, strict=True):
         for region, image in zip(both, (script.metadata_image, script.data_image), strict=True):
             if image is not None:
                 region.fill(image)
-    write_job(folder / "job", scripts, metadata, data)
+    write_job(folder / "job", scripts, shares)
     machine.boot(folder / "job", disks, timeout_s=timeout_s)
+    return results(scripts, folder)
+
+
+def results(scripts: Sequence[Script], folder: Path) -> list[Result]:
+    """Return what came of scripts that ran in ``folder``."""
     answers = [json.loads(path.read_text()) for path in sorted((folder / "job" / "results").iterdir())]
-    return [result(*each) for each in zip(scripts, answers, metadata, data, strict=True)]
+    return [result(*each) for each in zip(scripts, answers, regions(scripts, folder), strict=True)]
 
 
-def regions(disk: Path, sizes: list[int]) -> list[Region]:
-    """Make a sparse disk and divide it."""
-    begins = [sum(sizes[:place]) for place in range(len(sizes))]
+def sizes_of(scripts: Sequence[Script]) -> tuple[list[int], list[int]]:
+    """Return the sizes of the shares of both disks."""
+    return [script.metadata_nbytes for script in scripts], [script.data_nbytes for script in scripts]
+
+
+def make_disk(disk: Path, sizes: list[int]) -> Path:
+    """Make a sparse disk."""
     with disk.open("wb") as file:
         file.truncate(sum(sizes))
-    return [Region(disk, begin, size) for begin, size in zip(begins, sizes, strict=True)]
+    return disk
 
 
-def write_job(job: Path, scripts: Sequence[Script], metadata: list[Region], data: list[Region]) -> None:
+def regions(scripts: Sequence[Script], folder: Path) -> list[tuple[Region, Region]]:
+    """Return each script's shares of both disks."""
+    columns = []
+    for name, sizes in zip(DISKS, sizes_of(scripts), strict=True):
+        begins = [0, *itertools.accumulate(sizes)][:-1]
+        columns.append([Region(folder / name, begin, size) for begin, size in zip(begins, sizes, strict=True)])
+    return list(zip(*columns, strict=True))
+
+
+def write_job(job: Path, scripts: Sequence[Script], shares: list[tuple[Region, Region]]) -> None:
     """Write what the machine runs."""
     for name in ("guest.py", "mapper.py"):
         shutil.copyfile(Path(guest.__file__).with_name(name), job / name)
     (job / "start").write_text(START.format(python=Path(sys.executable).resolve()))
-    for place, script in enumerate(scripts):
-        shares = {
-            kind: [region.begin // SECTOR, region.nbytes // SECTOR]
-            for kind, region in (("metadata", metadata[place]), ("data", data[place]))
-        }
-        (job / "scripts" / f"{place:04}.json").write_text(json.dumps(script.rendered() | shares))
+    for place, (script, both) in enumerate(zip(scripts, shares, strict=True)):
+        sectors = [[region.begin // SECTOR, region.nbytes // SECTOR] for region in both]
+        rendered = script.rendered() | dict(zip(("metadata", "data"), sectors, strict=True))
+        (job / "scripts" / f"{place:04}.json").write_text(json.dumps(rendered))
 
 
-def result(script: Script, answer: dict[str, Any], metadata: Region, data: Region) -> Result:
+def result(script: Script, answer: dict[str, Any], shares: tuple[Region, Region]) -> Result:
     """Join a script and its answer."""
     devices = {int(device): status for device, status in answer["devices"].items()}
-    return Result(script, answer["opened"], answer["outcomes"], answer["pool"], devices, metadata, data)
+    return Result(script, answer["opened"], answer["outcomes"], answer["pool"], devices, *shares)
