@@ -39,7 +39,9 @@ def delta_of(left: Map, right: Map, *, joined: bool, same: bool) -> list[Delta]:
         if found:
             last = found[-1]
             goes_on = (last.kind, last.begin + last.length) == (kind, thin)
-            lies_on = all(first < 0 or first + last.length == now for first, now in ((last.left_begin, a), (last.right_begin, b)))
+            lies_on = all(
+                first < 0 or first + last.length == now for first, now in ((last.left_begin, a), (last.right_begin, b))
+            )
             if goes_on and (joined or lies_on):
                 found[-1] = last._replace(length=last.length + 1)
                 continue
