@@ -45,7 +45,6 @@ cdef void _search(const Map* m, Py_ssize_t low, Py_ssize_t high, const int64_t* 
     for k in range(<Py_ssize_t>LANES):
         prefetch(m.length + rows[k])
         prefetch(m.data + rows[k])
-        prefetch(m.time + rows[k])
 
 
 cdef void look_up(const Map* m, const int64_t* blocks, Py_ssize_t n, int64_t* data, int64_t* time) noexcept nogil:
