@@ -174,3 +174,29 @@ def test_arrays_of_a_wrong_size_are_refused():
             thincount.tree(*head, tally.uses, tally.kinds, tally.keys, 0, 8, None, 1)
         with pytest.raises(ValueError, match="counts of the same blocks"):
             thincount.mismatches(tally.uses, tally.uses[1:], 0, np.zeros((1, 4), np.int64))
+
+
+@given(devices=st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4), several=st.booleans())
+def test_owners(devices, several):
+    """Whose a data block is alone, by counting mappings of all."""
+    blocks = {i: leaf(i, list(enumerate(data))) for i, data in enumerate(devices, 1)}
+    with device(blocks) as buffers:
+        owner, alone = guarded(np.zeros(10, np.uint32)), guarded(np.zeros(len(devices) + 1, np.int64))
+        for me in blocks:
+            cursor = guarded(np.zeros(thinmeta.CURSOR, np.int64))
+            thinmeta.open_walk(cursor, me)
+            many = several and me == 1
+            thincount.owners(*buffers.head, cursor, owner, alone, thincount.MANY if many else me)
+    everything = [data for mapped in devices for data in mapped] + (devices[0] if several else [])
+    assert alone[1:].tolist() == [sum(everything.count(data) == 1 for data in mapped) for mapped in devices]
+
+
+def test_owners_of_what_is_not_in_the_pool():
+    with device({1: leaf(1, [(0, 10)])}) as buffers:
+        cursor = np.zeros(thinmeta.CURSOR, np.int64)
+        thinmeta.open_walk(cursor, 1)
+        head = (*buffers.head, cursor, np.zeros(10, np.uint32))
+        with pytest.raises(ValueError, match="begin with 1"):
+            thincount.owners(*head, np.zeros(2, np.int64), 0)
+        with pytest.raises(MetadataError, match="a value that cannot be"):
+            thincount.owners(*head, np.zeros(2, np.int64), 1)
