@@ -21,5 +21,13 @@ cdef struct Count:
     uint32_t size                # bytes of a value
     uint8_t kind
 
+cdef struct Owners:
+    uint32_t* owner              # per data block: whose it is, 0: nobody's, the greatest number: several mappings'
+    int64_t* alone               # per owner: data blocks that are its alone
+    int64_t n_data
+    int64_t n_alone
+
+# 0 at the end; -1 with a fault in ``m``
+cdef int own_tree(Meta* m, Walk* w, Owners* o, uint32_t me) noexcept nogil
 # 0 at the end; -1 with a fault in ``m``: the walk is past it, the keys that are lost are in its ``begin`` and ``data``
 cdef int count_tree(Meta* m, Walk* w, Count* c) noexcept nogil

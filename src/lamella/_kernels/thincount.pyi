@@ -2,6 +2,7 @@ from typing_extensions import Buffer
 
 PER_BITMAP: int
 NOT_IN_TREE: int
+MANY: int
 
 def tree(
     arena: Buffer,
@@ -16,6 +17,16 @@ def tree(
     size: int,
     data: Buffer | None,
     n_data: int,
+) -> None: ...
+def owners(
+    arena: Buffer,
+    state: Buffer,
+    window: Buffer | None,
+    fd: int,
+    cursor: Buffer,
+    owner: Buffer,
+    alone: Buffer,
+    me: int,
 ) -> None: ...
 def bitmaps(
     arena: Buffer,

@@ -3,12 +3,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_block, meta_fail, meta_raise
 from lamella._kernels._thindisk cimport (
-    BITMAP_COUNTS, BITMAP_HEADER, DETAILS_SIZE, FAULT_DEPTH, FAULT_ORDER, FAULT_RANGE, FAULT_SPARSE, FAULT_TWICE, FAULT_VALUE,
+    BITMAP_COUNTS, BITMAP_HEADER, DETAILS_SIZE, FAULT_DEPTH, FAULT_NONE, FAULT_ORDER, FAULT_RANGE, FAULT_SPARSE, FAULT_TWICE, FAULT_VALUE,
     MAPPING_SIZE, NODE_INTERNAL, SALT_BITMAP, TIME_BITS, bitmap_get, get64, node_flags, node_key, node_max, node_n, node_value)
-from lamella._kernels._thinwalk cimport Level, Walk, walk_acquire, walk_down, walk_enter, walk_node, walk_release, walk_up
+from lamella._kernels._thinwalk cimport (
+    Level, Walk, walk_acquire, walk_down, walk_enter, walk_leaf, walk_node, walk_release, walk_up)
 
 PER_BITMAP = BITMAP_COUNTS
 NOT_IN_TREE = in_tree()
+MANY = in_tree()
 
 
 # -- trees ---------------------------------------------------------------------------------------------------------
@@ -110,6 +112,37 @@ cdef int count_tree(Meta* m, Walk* w, Count* c) noexcept nogil:
     return 0
 
 
+# -- owners --------------------------------------------------------------------------------------------------------
+
+cdef int _own_leaf(Meta* m, const Walk* w, const uint8_t* leaf, Owners* o, uint32_t me) noexcept nogil:
+    cdef const uint8_t* values = node_value(leaf, 0)
+    cdef int64_t i, n = node_n(leaf), data
+    cdef uint32_t who
+    for i in range(n):
+        data = <int64_t>(get64(values + i * MAPPING_SIZE) >> TIME_BITS)
+        if data >= o.n_data:
+            return meta_fail(m, <uint64_t>w.path[w.depth - 1].block, FAULT_VALUE)
+        who = o.owner[data]
+        if who == 0 and me < o.n_alone:
+            o.owner[data] = me
+            o.alone[me] += 1
+        else:
+            o.owner[data] = in_tree()
+            if who < o.n_alone and who > 0:
+                o.alone[who] -= 1
+    return 0
+
+
+cdef int own_tree(Meta* m, Walk* w, Owners* o, uint32_t me) noexcept nogil:
+    cdef const uint8_t* leaf = walk_leaf(m, w, MAPPING_SIZE)
+    while leaf != NULL:
+        if _own_leaf(m, w, leaf, o, me) < 0:
+            return -1
+        walk_up(w)
+        leaf = walk_leaf(m, w, MAPPING_SIZE)
+    return -1 if m.fault != FAULT_NONE else 0
+
+
 # -- space maps ----------------------------------------------------------------------------------------------------
 
 cdef void _unpack(const uint8_t* bitmap, uint32_t* counts, int64_t n) noexcept nogil:
@@ -175,6 +208,30 @@ def tree(uint8_t[::1] arena not None, uint8_t[::1] state not None, uint8_t[::1] 
     c.data = &data[0] if data is not None and n_data > 0 else NULL
     with nogil:
         got = count_tree(&m, w, &c)
+    walk_release(w, &m)
+    if got < 0:
+        meta_raise(&m)
+
+
+def owners(uint8_t[::1] arena not None, uint8_t[::1] state not None, uint8_t[::1] window, int fd,
+           int64_t[::1] cursor not None, uint32_t[::1] owner not None, int64_t[::1] alone not None, uint32_t me):
+    """Note ``me`` as the owner of each data block that the tree at the cursor maps; raise what is wrong.
+
+    ``alone[me]`` is then how many blocks only one mapping of ``me`` points at, and corrected for others' as theirs are met.
+    Owners are 1 to the length of ``alone``; MANY is several at once, and nobody is alone then.
+    """
+    cdef Meta m
+    cdef Walk* w = NULL
+    cdef Owners o
+    cdef int got
+    meta_acquire(&m, arena, state, window, fd)
+    walk_acquire(&w, cursor, &m)
+    o.n_data, o.n_alone = owner.shape[0], alone.shape[0]
+    if o.n_alone < 1 or me == 0:
+        raise ValueError("owners begin with 1")
+    o.owner, o.alone = &owner[0] if o.n_data else NULL, &alone[0]
+    with nogil:
+        got = own_tree(&m, w, &o, me)
     walk_release(w, &m)
     if got < 0:
         meta_raise(&m)

@@ -131,6 +131,10 @@ TARGETS: tuple[Target, ...] = (
     _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
     _faster("import", "btrfs", "skopeo, btrfs", 2.5, ours="lamella, btrfs"),
     _faster("snapshot diff", "btrfs", "both walked", 20.0),
+    *(_faster("thin", "tmpfs", f"thin_{job}, {shape}", 4.0, ours=f"lamella {job}, {shape}")
+      for job in ("check", "delta") for shape in ("singles", "runs")),
+    *(Target("thin", "tmpfs", "rss", f"lamella {job}, {shape}", "", "<=", 300)
+      for job in ("check", "delta") for shape in ("singles", "runs")),
     Target("union find", "tmpfs", "times", "lamella, aufs", "kernel overlay", "<=", 4.0),
     Target("union read", "tmpfs", "rate", "lamella, aufs", "", ">=", 0.6),
     Target("mount", "tmpfs", "rss", OURS, "", "<=", 150),

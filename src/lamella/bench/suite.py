@@ -11,7 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, thin_text, uppers, workloads
+from lamella.bench import (
+    costs,
+    driver_costs,
+    gate,
+    image_tasks,
+    machine,
+    peers,
+    snapshots,
+    thin,
+    thin_text,
+    uppers,
+    workloads,
+)
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -227,6 +239,7 @@ class _FreePart:
             snapshots.snapshot_diff(btrfs, quick=self._quick),
             snapshots.union_find(tmpfs, quick=self._quick),
             snapshots.union_read(tmpfs, quick=self._quick),
+            thin.thin(tmpfs, quick=self._quick),
             *(driver_costs.driver_costs(ground, quick=self._quick) for ground in (_disk(home), btrfs)),
         ]
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lamella._kernels.thincount import MANY, PER_BITMAP, owners
+from lamella.block.memory import new_window
 from lamella.block.metadata import DeviceDetails, Metadata
 from lamella.errors import LamellaError
 
@@ -16,7 +17,6 @@ __all__ = ["DEFAULT_FIELDS", "FIELDS", "disk_units", "exclusive_blocks", "listin
 DEFAULT_FIELDS = ("DEV", "MAPPED", "CREATE_TIME", "SNAP_TIME")
 _UNITS = ("", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _WORD = 1 << 64
-Column = NDArray[np.int64]
 _UNIT_FORMS: dict[str, Callable[[int, int], str]] = {  # blocks and the block's sectors, as the tool's 64-bit numbers have them
     "_BLOCKS": lambda blocks, _: str(blocks),
     "_SECTORS": lambda blocks, sectors: str(blocks * sectors % _WORD),
@@ -44,35 +44,14 @@ def exclusive_blocks(metadata: Metadata) -> dict[int, int]:
     devices = defaultdict(list)
     for dev_id, root in metadata.roots().items():
         devices[root].append(dev_id)  # devices with one root are read once
-    begins, ends, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    weights = np.array([len(ids) for ids in devices.values()], np.int64)
-    for number, root in enumerate(devices):
-        for table in metadata.extents(root=root):
-            begins.append(table.data_begin)
-            ends.append(table.data_begin + table.length)
-            owners.append(np.full(len(table), number))
-    found = _alone(np.concatenate(begins), np.concatenate(ends), np.concatenate(owners), weights)
-    return {dev_id: found[number] for number, ids in enumerate(devices.values()) for dev_id in ids}
-
-
-def _alone(begins: Column, ends: Column, owners: Column, weights: Column) -> list[int]:
-    """Sweep over ranges with an owner each: the length of what is covered once, by owner.
-
-    Where one range covers, the sum of all owners that cover is its owner.
-    """
-    where = np.concatenate((begins, ends))
-    order = np.argsort(where)
-    where = where[order]
-    is_end = order >= len(begins)
-    owner = owners[np.where(is_end, order - len(begins), order)]
-    sign = np.where(is_end, -1, 1)
-    covers = np.cumsum(sign * weights[owner])
-    who = np.cumsum(sign * owner)
-    length = np.diff(where, append=where[-1:])
-    once = covers == 1
-    counted = np.zeros(len(weights), np.int64)
-    np.add.at(counted, who[once], length[once])
-    return [int(count) for count in counted]
+    memory, window = metadata.memory, new_window()
+    n_data = min(metadata.nr_data_blocks, PER_BITMAP * memory.nblocks)  # no more have a bitmap
+    owner, alone = np.zeros(n_data, np.uint32), np.zeros(len(devices) + 1, np.int64)
+    for number, (root, ids) in enumerate(devices.items(), 1):
+        cursor = metadata.walk(root)
+        owners(memory.arena, memory.state, window, metadata.fd, cursor, owner, alone, number if len(ids) == 1 else MANY)
+        metadata.n_reads += int(cursor[1])
+    return {dev_id: count for ids, count in zip(devices.values(), alone[1:].tolist(), strict=True) for dev_id in ids}
 
 
 def listing(metadata: Metadata, fields: Sequence[str] = DEFAULT_FIELDS, *, headers: bool = True) -> Iterator[str]:
