@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_a_document_that_ends_too_early_is_refused_wherever_it_ends():
 
 @given(st.data())
 def test_whatever_is_accepted_expat_reads_alike(data):
-    """The other way does not hold: text, entities and declarations are refused here alone."""
+    """The other way does not hold: text, entities and DTDs are refused here alone. An XML declaration is not looked at."""
     text = bytearray(data.draw(documents()))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text) - 1))
@@ -185,7 +186,7 @@ def test_whatever_is_accepted_expat_reads_alike(data):
         items = scanned([bytes(text[: len(text) // 2]), bytes(text[len(text) // 2 :])])
     except FormatError:
         return
-    assert items == slow.read(bytes(text))
+    assert items == slow.read(re.sub(rb"^<\?xml\s.*?\?>", b"", bytes(text), flags=re.DOTALL))
 
 
 HEAD = '<superblock uuid="" time="1" transaction="2" data_block_size="128" nr_data_blocks="100">'

@@ -3,10 +3,11 @@
 ``render_runs`` writes lines of runs in the middle of a device; all else of a dump is few lines and the caller's.
 
 ``scan_xml`` reads what thin_dump writes, and what people make of it: attributes in any order and in either quotes,
-unknown ones passed over, white space, comments, processing instructions. Not DTDs, CDATA, text, entities in numbers, and
-(as in 0.9.0) shared runs by <def> and <ref>. Mappings become rows; at any other element the scan stops (SPECIAL), with
-the element's numbers in the state. Whatever the buffer ends in the middle of stays unused (``used``) and comes again,
-before the bytes that follow; a comment may be longer than any buffer, an element may not.
+unknown ones passed over, white space, comments, processing instructions, and a declaration, which is not looked at (all
+that counts is ASCII). Not DTDs, CDATA, text, entities in numbers, and (as in 0.9.0) shared runs by <def> and <ref>.
+Mappings become rows; at any other element the scan stops (SPECIAL), with the element's numbers in the state. Whatever the
+buffer ends in the middle of stays unused (``used``) and comes again, before the bytes that follow; a comment may be longer
+than any buffer, an element may not.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

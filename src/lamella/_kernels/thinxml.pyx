@@ -360,7 +360,7 @@ cdef int _close(XmlState* st, const uint8_t* p, Py_ssize_t n) noexcept nogil:
 
 cdef int _declaration(XmlState* st, const uint8_t* p, Py_ssize_t n) noexcept nogil:
     """What begins with <! or <? at ``st.used``."""
-    cdef Py_ssize_t left = n - st.used
+    cdef Py_ssize_t left = n - st.used, i
     cdef const uint8_t* q = p + st.used
     if q[1] == 33:
         if memcmp(q, b"<!--", min(left, 4)) != 0:
@@ -370,14 +370,15 @@ cdef int _declaration(XmlState* st, const uint8_t* p, Py_ssize_t n) noexcept nog
         st.inside = I_COMMENT
         _use(st, p, st.used + 4)
         return OK
-    if left < 6:
+    i = _behind_name(q, 2, left)
+    if i + 1 >= left:
         return NEED_INPUT
-    if not _is_name(q[2]) or 45 <= q[2] <= 57:
+    if i == 2 or 45 <= q[2] <= 57 or not (_is_space(q[i]) or (q[i] == 63 and q[i + 1] == 62)):
         return _fail(st, st.used, E_SYNTAX)
-    if memcmp(q, b"<?xml", 5) == 0 and not _is_name(q[5]) and st.n_bytes + st.used > 0:
+    if i == 5 and memcmp(q, b"<?xml", 5) == 0 and st.n_bytes + st.used > 0:
         return _fail(st, st.used, E_DECLARATION)
     st.inside = I_INSTRUCTION
-    _use(st, p, st.used + 2)
+    _use(st, p, st.used + i)
     return OK
 
 
