@@ -15,21 +15,21 @@ from lamella.bench.ground import Ground, run
 from lamella.bench.measure import MeasureError, Sample, in_python, programs
 from lamella.bench.panel import Contender, Panel
 
-__all__ = ["SHAPES", "THIN_JOBS", "thin"]
+__all__ = ["MAPPED", "SHAPES", "THIN_JOBS", "blank", "make_image", "thin"]
 
 SHAPES = {"singles": 1, "runs": 16}  # name -> mappings in a run
-_MAPPED = 2_500_000  # by each of two devices
+MAPPED = 2_500_000  # by each of two devices
 _BYTES_A_MAPPING = 110  # of metadata, with room to spare
 Call = Callable[[], dict[str, Any]]
 
 
 def thin(ground: Ground, *, quick: bool) -> Panel:
     """Check, compare and list metadata that the machine has in memory."""
-    mapped = _MAPPED // 20 if quick else _MAPPED
+    mapped = MAPPED // 20 if quick else MAPPED
 
     def prepare(folder: Path) -> None:
         for shape, length in SHAPES.items():
-            _make(folder / shape, mapped, length)
+            make_image(folder / shape, mapped, length).unlink()
 
     contenders = []
     for shape in SHAPES:
@@ -58,15 +58,20 @@ def _theirs(name: str, shape: str, *argv: str) -> Contender:
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def _make(path: Path, mapped: int, length: int) -> None:
-    """Have thin_restore write devices 0 and 1, of ``mapped`` blocks in runs of ``length``."""
+def make_image(path: Path, mapped: int, length: int) -> Path:
+    """Have thin_restore write devices 0 and 1, of ``mapped`` blocks in runs of ``length``; return the XML."""
     text = path.with_suffix(".xml")
     with text.open("w") as out:
         out.writelines(_lines(mapped, length))
-    with path.open("xb") as image:
+    run("thin_restore", "-q", "-i", str(text), "-o", str(blank(path, mapped)))
+    return text
+
+
+def blank(path: Path, mapped: int) -> Path:
+    """Make an empty file with room for the metadata of both devices."""
+    with path.open("wb") as image:
         image.truncate((_BYTES_A_MAPPING * 2 * mapped + (4 << 20)) & -4096)
-    run("thin_restore", "-q", "-i", str(text), "-o", str(path))
-    text.unlink()
+    return path
 
 
 def _lines(mapped: int, length: int) -> Iterator[str]:

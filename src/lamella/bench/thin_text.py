@@ -1,8 +1,4 @@
-"""Metadata of thin pools to text and back, beside thin-provisioning-tools; maps as extents beside a copy of their columns.
-
-Two devices that share no node; of the second one, one run in a hundred lies elsewhere. The image is thin_restore's, so that
-everybody reads the same.
-"""
+"""Metadata of thin pools to text and back, beside thin-provisioning-tools; maps as extents beside a copy of their columns."""
 
 from __future__ import annotations
 
@@ -16,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from lamella.bench.gate import Target
-from lamella.bench.ground import Ground, run
+from lamella.bench.ground import Ground
 from lamella.bench.measure import Sample, in_python, programs
 from lamella.bench.panel import Contender, Panel
+from lamella.bench.thin import MAPPED, SHAPES, blank, make_image
 
 __all__ = ["JOBS", "TARGETS", "extents", "thin_text"]
 
-SHAPES = {"singles": 1, "runs": 16}  # name -> mappings in a run
-_MAPPED = 2_500_000  # by each of two devices
-_BYTES_A_MAPPING = 110  # of metadata, with room to spare
 _BLOCKS = 1_638_400  # 100 GiB at 64 KiB
 _MAPS = {"few extents": 16_384, "runs of 16": 16, "singles": 1}
 _COPIED = "columns copied"
@@ -34,23 +28,21 @@ _TASKS = {"dump": 4.0, "restore": 8.0}
 
 def thin_text(ground: Ground, *, quick: bool) -> Panel:
     """Dump metadata to text and restore it, all in memory; a dump is not written anywhere."""
-    mapped = _MAPPED // 20 if quick else _MAPPED
+    mapped = MAPPED // 20 if quick else MAPPED
 
     def prepare(folder: Path) -> None:
         for shape, length in SHAPES.items():
-            home = folder / shape
-            home.mkdir()
-            in_python("thin-make", home, mapped, length)
-            run("thin_restore", "-q", "-i", str(home / "xml"), "-o", str(_blank(home / "image", mapped)))
+            (folder / shape).mkdir()
+            make_image(folder / shape / "image", mapped, length)
 
     def contender(name: str, measure: Callable[[Path], Sample], shape: str) -> Contender:
         return Contender(f"{name}, {shape}", lambda folder: measure(folder / shape))
 
     def restore(home: Path) -> Sample:
-        return in_python("thin-restore", home / "xml", _blank(home / "out", mapped))
+        return in_python("thin-restore", home / "image.xml", blank(home / "out", mapped))
 
     def their_restore(home: Path) -> Sample:
-        return programs(("thin_restore", "-q", "-i", str(home / "xml"), "-o", str(_blank(home / "out", mapped))))
+        return programs(("thin_restore", "-q", "-i", str(home / "image.xml"), "-o", str(blank(home / "out", mapped))))
 
     sides = {
         "lamella dump": lambda home: in_python("thin-dump", home / "image"),
@@ -60,12 +52,6 @@ def thin_text(ground: Ground, *, quick: bool) -> Panel:
     }
     contenders = [contender(name, measure, shape) for shape in SHAPES for name, measure in sides.items()]
     return Panel("thin text", f"{2 * mapped:,} mappings to XML and back", ground, tuple(contenders), prepare)
-
-
-def _blank(path: Path, mapped: int) -> Path:
-    path.write_bytes(b"")
-    os.truncate(path, (_BYTES_A_MAPPING * 2 * mapped + (4 << 20)) & -4096)
-    return path
 
 
 def extents(ground: Ground, *, quick: bool) -> tuple[Panel, Panel]:
@@ -115,26 +101,6 @@ def _map(length: int, blocks: int, *, other: bool) -> Any:
     if other:
         data[::100] += blocks
     return ExtentTable(np.arange(n) * length, data, np.full(n, length), np.zeros(n))
-
-
-def make(folder: str, n: str, length: str) -> dict[str, Any]:
-    """Write the XML of two devices, by way of an image of our own."""
-    from lamella.block.building import Builder, output_device  # noqa: PLC0415
-    from lamella.block.dumping import dump  # noqa: PLC0415
-    from lamella.block.metadata import DeviceDetails, Metadata  # noqa: PLC0415
-    from lamella.block.superblock import SpaceMapRoot, Superblock  # noqa: PLC0415
-
-    home, blocks, none = Path(folder), int(n), SpaceMapRoot(0, 0, 0, 0)
-    path = _blank(home / "made", blocks)
-    with output_device(path) as fd:
-        builder = Builder(fd, nr_data_blocks=2 * blocks)
-        for dev_id in (1, 2):
-            builder.add(DeviceDetails(dev_id, 0, 0, 0, 0), iter([_map(int(length), blocks, other=dev_id == 2)]))
-        builder.finish(Superblock(0, b"", 2, 0, 1, 0, none, none, 0, 0, 128, 8, 0, 0, 0, 0))
-    with Metadata.open(path) as metadata, open(home / "xml", "wb") as out:
-        dump(metadata, out.write)
-    path.unlink()
-    return {}
 
 
 def dump_text(image: str) -> Callable[[], dict[str, Any]]:
@@ -209,6 +175,5 @@ JOBS: dict[str, Job] = {
     "extents-delta": _late(time_delta),
     "extents-lookup": _late(time_lookup),
     "thin-dump": dump_text,
-    "thin-make": _late(make),
     "thin-restore": restore_text,
 }
