@@ -54,6 +54,8 @@ cdef enum FaultKind:             # what is wrong with a block; lamella.block.met
     FAULT_ORDER = 6              # keys do not ascend, or lie outside what the parent says
     FAULT_DEPTH = 7              # a circle of nodes
     FAULT_VALUE = 8              # a leaf's value that cannot be
+    FAULT_SPARSE = 9             # a node that is no root has less than a third of its entries
+    FAULT_TWICE = 10             # the block is part of something else, too
 
 cdef inline uint32_t block_sum(const uint8_t* block, uint32_t salt) noexcept nogil:
     """Return the checksum that ``block`` should have as a block of that kind."""

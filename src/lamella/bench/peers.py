@@ -61,6 +61,7 @@ PEERS: tuple[Peer, ...] = (
     Peer("dockerd", "docker.io", "dockerd"),
     Peer("docker-squash", "docker_squash"),
     Peer("oci-squash", "oci_squash"),
+    Peer("thin-provisioning-tools", "thin-provisioning-tools", "thin_check", leaves_out="counts of data blocks"),
     Peer("fastar", "fastar", leaves_out=f"owners, set-id bits, xattrs, {NONE}"),
 )
 # what a run works with besides; an ext4's own are asked for where it is made (ground.py)
