@@ -2,8 +2,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uint32_t
 from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_fail, meta_node, meta_raise
 from lamella._kernels._thindisk cimport (
-    FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key, node_n,
-    node_value)
+    FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key,
+    node_n, node_value)
 from lamella._kernels._thinwalk cimport (
     KEY_MOST, Level, Walk, walk_acquire, walk_down, walk_enter, walk_node, walk_open, walk_release, walk_up)
 
