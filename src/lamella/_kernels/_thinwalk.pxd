@@ -63,7 +63,7 @@ cdef inline void _keep_window(Meta* m) noexcept nogil:
             m.state[m.first + i] |= HELD
 
 cdef inline const uint8_t* walk_node(Meta* m, const Walk* w, uint32_t size) noexcept nogil:
-    """Return the node of the deepest level that is open, of a tree with values of ``size`` bytes; it is there until the next call."""
+    """Return the node of the deepest level that is open, there until the next call. ``size``: bytes of a value in leaves."""
     cdef const Level* top = &w.path[w.depth - 1]
     cdef uint64_t number = <uint64_t>top.block
     cdef const uint8_t* node

@@ -3,8 +3,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_block, meta_fail, meta_raise
 from lamella._kernels._thindisk cimport (
-    BITMAP_COUNTS, BITMAP_HEADER, DETAILS_SIZE, FAULT_DEPTH, FAULT_NONE, FAULT_ORDER, FAULT_RANGE, FAULT_SPARSE, FAULT_TWICE, FAULT_VALUE,
-    MAPPING_SIZE, NODE_INTERNAL, SALT_BITMAP, TIME_BITS, bitmap_get, get64, node_flags, node_key, node_max, node_n, node_value)
+    BITMAP_COUNTS, BITMAP_HEADER, DETAILS_SIZE, FAULT_DEPTH, FAULT_NONE, FAULT_ORDER, FAULT_RANGE, FAULT_SPARSE, FAULT_TWICE,
+    FAULT_VALUE, MAPPING_SIZE, NODE_INTERNAL, SALT_BITMAP, TIME_BITS, bitmap_get, get64, node_flags, node_key, node_max, node_n,
+    node_value)
 from lamella._kernels._thinwalk cimport (
     Level, Walk, walk_acquire, walk_down, walk_enter, walk_leaf, walk_node, walk_release, walk_up)
 
@@ -272,7 +273,7 @@ def bitmaps(uint8_t[::1] arena not None, uint8_t[::1] state not None, int fd, co
 
 def mismatches(const uint32_t[::1] has not None, const uint32_t[::1] wants not None, int64_t begin,
                int64_t[:, ::1] rows not None):
-    """Fill ``rows`` with runs (first block, blocks, count, count wanted) of what differs from ``begin`` on; return (rows, next)."""
+    """Fill ``rows`` with runs (first block, blocks, count, count wanted) that differ from ``begin`` on; return (rows, next)."""
     cdef int64_t i = begin, n = has.shape[0], at = 0, first
     if wants.shape[0] != n or rows.shape[1] != 4 or begin < 0:
         raise ValueError("counts of the same blocks, and rows of four")

@@ -2,8 +2,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uint32_t
 from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_fail, meta_node, meta_raise
 from lamella._kernels._thindisk cimport (
-    FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key, node_n,
-    node_value)
+    FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key,
+    node_n, node_value)
 from lamella._kernels._thinwalk cimport (
     KEY_MOST, Level, Walk, walk_acquire, walk_down, walk_enter, walk_node, walk_open, walk_release, walk_up)
 
@@ -89,6 +89,11 @@ cdef int64_t _height(Meta* m, uint64_t root) noexcept nogil:
     return meta_fail(m, root, FAULT_DEPTH)
 
 
+cdef int _outside(Side* s) noexcept nogil:
+    """A value of the leaf lies outside the pool."""
+    return meta_fail(&s.m, <uint64_t>_top(s).block, FAULT_VALUE)
+
+
 # -- both sides ----------------------------------------------------------------------------------------------------
 
 cdef int _alone(Delta* d, Side* s, Rows* out, int64_t kind, int64_t below) noexcept nogil:
@@ -102,7 +107,7 @@ cdef int _alone(Delta* d, Side* s, Rows* out, int64_t kind, int64_t below) noexc
             return 0
         data = <int64_t>(get64(values + top.index * MAPPING_SIZE) >> TIME_BITS)
         if data >= out.n_data:
-            return meta_fail(&s.m, <uint64_t>top.block, FAULT_VALUE)
+            return _outside(s)
         if not _take(d, out, kind, key, -1 if kind == RIGHT_ONLY else data, -1 if kind == LEFT_ONLY else data):
             return 1
         top.index += 1
@@ -115,26 +120,27 @@ cdef int _both(Delta* d, Side* a, Side* b, Rows* out) noexcept nogil:
     cdef Level* y = _top(b)
     cdef const uint8_t* xs = node_value(a.node, 0)
     cdef const uint8_t* ys = node_value(b.node, 0)
-    cdef int64_t left, right, key, other, kind
-    while x.index < a.n and y.index < b.n:
-        key, other = _key(a), _key(b)
-        left = <int64_t>(get64(xs + x.index * MAPPING_SIZE) >> TIME_BITS)
-        right = <int64_t>(get64(ys + y.index * MAPPING_SIZE) >> TIME_BITS)
-        if left >= out.n_data:
-            return meta_fail(&a.m, <uint64_t>x.block, FAULT_VALUE)
-        if right >= out.n_data:
-            return meta_fail(&b.m, <uint64_t>y.block, FAULT_VALUE)
+    cdef int64_t i = x.index, k = y.index, left, right, key, other, kind
+    cdef int got = 0
+    while i < a.n and k < b.n:
+        key, other = <int64_t>node_key(a.node, <uint32_t>i), <int64_t>node_key(b.node, <uint32_t>k)
+        left = <int64_t>(get64(xs + i * MAPPING_SIZE) >> TIME_BITS)
+        right = <int64_t>(get64(ys + k * MAPPING_SIZE) >> TIME_BITS)
+        if left >= out.n_data or right >= out.n_data:
+            got = _outside(a if left >= out.n_data else b)
+            break
+        kind = SAME if left == right else DIFFERENT
         if key < other:
             kind, right = LEFT_ONLY, -1
         elif other < key:
             kind, left, key = RIGHT_ONLY, -1, other
-        else:
-            kind = SAME if left == right else DIFFERENT
         if (kind != SAME or out.same) and not _take(d, out, kind, key, left, right):
-            return 1
-        x.index += kind != RIGHT_ONLY
-        y.index += kind != LEFT_ONLY
-    return 0
+            got = 1
+            break
+        i += kind != RIGHT_ONLY
+        k += kind != LEFT_ONLY
+    x.index, y.index = i, k
+    return got
 
 
 cdef int _open_nodes(Delta* d, Side* a, Side* b, Rows* out) noexcept nogil:

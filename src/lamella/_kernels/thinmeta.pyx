@@ -1,10 +1,10 @@
 """Walk trees of dm-thin metadata: see thinmeta.pxd for the contract."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from lamella._kernels._thinblocks cimport CHECKED, HELD, Meta, meta_acquire, meta_block, meta_fail, meta_raise
+from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_block, meta_fail, meta_raise
 from lamella._kernels._thindisk cimport (
-    DETAILS_SIZE, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, META_BLOCK, SALT_INDEX as _INDEX, SALT_SUPERBLOCK as _SUPERBLOCK, TIME_BITS,
-    block_seal, get64, node_key, node_n, node_value)
+    DETAILS_SIZE, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, META_BLOCK, SALT_INDEX as _INDEX, SALT_SUPERBLOCK as _SUPERBLOCK,
+    TIME_BITS, block_seal, get64, node_key, node_n, node_value)
 from lamella._kernels._thinwalk cimport KEY_MOST, Level, Walk, walk_acquire, walk_leaf, walk_open, walk_release, walk_up
 
 CURSOR = sizeof(Walk) // 8
