@@ -24,6 +24,7 @@ ROOMS = {
     "tar": (2, 3),
     "tree": (2, 3),
     "layer": (2, 4),
+    "block": (2, 5),
     "fuse": (3, 0),
     "drivers": (3, 1),
     "image": (4, 0),
