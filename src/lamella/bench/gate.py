@@ -124,6 +124,8 @@ TARGETS: tuple[Target, ...] = (
     _faster("import", "ext4", "ctr, overlayfs", 4.0, ours="lamella, overlay"),
     _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
     _faster("import", "btrfs", "skopeo, btrfs", 2.5, ours="lamella, btrfs"),
+    _faster("compare blocks", "tmpfs", "memcmp", 0.9),
+    _faster("compare files", "tmpfs", "cmp", 1.2),
     _faster("snapshot diff", "btrfs", "both walked", 20.0),
     Target("union find", "tmpfs", "times", "lamella, aufs", "kernel overlay", "<=", 4.0),
     Target("union read", "tmpfs", "rate", "lamella, aufs", "", ">=", 0.6),

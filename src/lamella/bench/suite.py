@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
+from lamella.bench import blocks, costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -218,6 +218,8 @@ class _FreePart:
         """List them."""
         tmpfs, btrfs = Tmpfs(home), _btrfs(home)
         return [
+            blocks.compare_buffers(tmpfs, quick=self._quick),
+            blocks.compare_files(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),

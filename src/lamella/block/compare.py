@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +26,8 @@ _Found = tuple[Column, Column]
 
 _DONE = 0
 _ROOM = 4096  # runs that a call of the kernel can tell
-_WINDOW_NBYTES = 1 << 20  # two of them stay in the second cache between the read and the comparison
+_WINDOW_NBYTES = 1 << 20  # two of them stay in the cache between the read and the comparison
+_HUGE_PAGE = 2 << 20
 
 
 class Runs(NamedTuple):
@@ -77,13 +80,23 @@ def _compared(left: NDArray[np.uint8], right: NDArray[np.uint8], block_size: int
 
 def _compared_files(a: int, b: int, common: int, block_size: int) -> Iterator[_Found]:
     # read, not mapped: a file that is cut while it is mapped ends the process
-    rooms = [np.empty(max(_WINDOW_NBYTES // block_size, 1) * block_size, np.uint8) for _ in range(2)]
+    rooms = _rooms(max(_WINDOW_NBYTES // block_size, 1) * block_size)
     at = 0
     while (at := min(_next_data(fd, at, common) for fd in (a, b))) < common:
         at = at // block_size * block_size
         left, right = (_read(fd, room[: common - at], at) for fd, room in zip((a, b), rooms, strict=True))
         yield from _compared(left, right, block_size, at // block_size)
         at = min(at + len(left), common)
+
+
+def _rooms(nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return two buffers, on a huge page if there are any: with small ones the kernel copies at a third of the speed."""
+    memory = mmap.mmap(-1, 2 * nbytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that was built without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    flat = np.frombuffer(memory, np.uint8)
+    begin = -flat.ctypes.data % _HUGE_PAGE
+    return flat[begin : begin + nbytes], flat[begin + nbytes : begin + 2 * nbytes]
 
 
 def _shares(a: int, b: int, block_size: int) -> tuple[int, _Found]:
