@@ -32,6 +32,7 @@ NBLOCKS = 512  # of a device
 DATA_NBLOCKS = 4096
 SEEDS = range(28)
 RESTORED_SEEDS = range(100, 104)
+OUR_SEEDS = range(200, 206)
 LENGTH = 32  # operations
 DEVICES = 7
 ODD_DEVICES = (MAX_DEVICES - 1, MAX_DEVICES)
@@ -178,7 +179,10 @@ def offline_operations(pool: Pool, draw: Draw) -> tuple[Operation, ...]:
 
 def scripts(folder: Path) -> dict[str, Script]:
     """Return every script of a session by name; ``folder`` takes the images that some begin with."""
+    from tests.vm.ours import written  # it looks at this module
+
     folder.mkdir()
+    writers = [(restored, "restored", RESTORED_SEEDS), (written, "ours", OUR_SEEDS)]
     return {f"random-{seed}": random_script(seed) for seed in SEEDS} | {
-        f"restored-{seed}": offline_script(seed, folder, restored) for seed in RESTORED_SEEDS
+        f"{name}-{seed}": offline_script(seed, folder, write) for write, name, seeds in writers for seed in seeds
     }
