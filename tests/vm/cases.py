@@ -31,7 +31,7 @@ BLOCK = 128  # sectors
 NBLOCKS = 512  # of a device
 DATA_NBLOCKS = 4096
 SEEDS = range(28)
-RESTORED_SEEDS = range(100, 104)
+RESTORED_SEEDS = (100, 101, 102, 202)  # 202 discards what only a metadata snapshot has
 OUR_SEEDS = range(200, 206)
 LENGTH = 32  # operations
 DEVICES = 7
@@ -151,7 +151,7 @@ def offline_script(seed: int, folder: Path, write: Callable[[Iterable[Operation]
     ``write(operations, metadata, data)`` makes the two images.
     """
     operations, draw = offline_start(seed)
-    metadata, data = folder / f"{seed}.metadata", folder / f"{seed}.data"
+    metadata, data = (folder / f"{write.__name__}-{seed}.{kind}" for kind in ("metadata", "data"))
     write(operations, metadata, data)
     return Script(
         offline_operations(reference(operations), draw),

@@ -51,9 +51,9 @@ def test_the_same_operations(machine, scratch, seed):
     dump.tool("thin_check", "-q", metadata)
     pairs: dict[int, int] = {}
     wrong += differences(dump.read(metadata), dump.read(kernels), pairs)
+    wrong += wrong_blocks(data, pairs, lambda block: result.data.read(block * BLOCK_NBYTES, BLOCK_NBYTES))
     if held:
         wrong += [f"held: {each}" for each in differences(dump.read(metadata, "-m"), dump.read(kernels, "-m"), pairs)]
-    wrong += wrong_blocks(data, pairs, lambda block: result.data.read(block * BLOCK_NBYTES, BLOCK_NBYTES))
     assert wrong == []
 
 
@@ -86,7 +86,7 @@ def test_ours_goes_on_with_a_pool_of_the_kernel(machine, scratch, seed):
     dump.tool("thin_check", "-q", metadata)
     pairs: dict[int, int] = {}
     wrong += differences(dump.read(metadata), model.state, pairs)
+    wrong += wrong_blocks(data, pairs, model.contents.__getitem__)
     if model.held is not None:
         wrong += [f"held: {each}" for each in differences(dump.read(metadata, "-m"), model.held, pairs)]
-    wrong += wrong_blocks(data, pairs, model.contents.__getitem__)
     assert wrong == []
