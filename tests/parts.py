@@ -20,8 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import kernel, machine
-
 REQUIRE_ALL = os.environ.get("LAMELLA_REQUIRE_ALL") == "1"
 TMPFS = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
 MKFS = {
@@ -132,6 +130,8 @@ def _fuse() -> str | None:
 
 
 def _vm() -> str | None:
+    from tests.vm import kernel, machine
+
     if program(machine.QEMU) is None:
         return f"{machine.QEMU} is not installed"
     kernel.fetch()

@@ -98,7 +98,7 @@ class Pool:
         self.state.transaction_id = new
 
     def reserve_snapshot(self) -> None:
-        """Hold the metadata as they are now."""
+        """Hold the metadata as they are now, but not the data: they are overwritten and discarded as if nothing were held."""
         if self.held is not None:
             refuse(errno.EBUSY)
         self.held = self.state.copy()

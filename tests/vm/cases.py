@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 
@@ -31,7 +31,8 @@ BLOCK = 128  # sectors
 NBLOCKS = 512  # of a device
 DATA_NBLOCKS = 4096
 SEEDS = range(28)
-OFFLINE_SEEDS = range(100, 104)
+RESTORED_SEEDS = (100, 101, 102, 202)  # 202 discards what only a metadata snapshot has
+OUR_SEEDS = range(200, 206)
 LENGTH = 32  # operations
 DEVICES = 7
 ODD_DEVICES = (MAX_DEVICES - 1, MAX_DEVICES)
@@ -129,32 +130,40 @@ def random_script(seed: int) -> Script:
     return Script(tuple(Draw(seed).operations(LENGTH)), data_nbytes=DATA_NBLOCKS * BLOCK * SECTOR)
 
 
-def final_state(script: Script) -> Pool:
-    """Return the reference's pool after a script on a fresh one."""
+def reference(operations: Iterable[Operation]) -> Pool:
+    """Return the reference's pool after operations on a fresh one."""
     pool = Pool(BLOCK * SECTOR)
-    replay(script.operations, pool)
+    replay(operations, pool)
     return pool
 
 
-def offline_start(seed: int) -> tuple[Pool, Draw]:
-    """Return a pool that was never in a machine, and the draw that goes on with it."""
-    draw, pool = Draw(seed, wide=False), Pool(BLOCK * SECTOR)
-    replay(draw.operations(2 * LENGTH), pool)
-    pool.reopen()
-    pool.held = None
+def offline_start(seed: int) -> tuple[tuple[Operation, ...], Draw]:
+    """Return what is done to a pool before it is in a machine for the first time, and the draw that goes on with it."""
+    draw = Draw(seed, wide=False)
+    operations = draw.operations(2 * LENGTH)
     draw.opened.clear()
-    return pool, draw
+    return (*operations, ReleaseSnapshot(), Reopen()), draw
 
 
-def offline_script(seed: int, folder: Path) -> Script:
-    """Return operations on a pool that was written here: each device is read, then some are written."""
-    pool, draw = offline_start(seed)
-    metadata, data = folder / f"{seed}.metadata", folder / f"{seed}.data"
+def offline_script(seed: int, folder: Path, write: Callable[[Iterable[Operation], Path, Path], None]) -> Script:
+    """Return operations on a pool that was written here: each device is read, then some are written.
+
+    ``write(operations, metadata, data)`` makes the two images.
+    """
+    operations, draw = offline_start(seed)
+    metadata, data = (folder / f"{write.__name__}-{seed}.{kind}" for kind in ("metadata", "data"))
+    write(operations, metadata, data)
+    return Script(
+        offline_operations(reference(operations), draw),
+        metadata_image=metadata, data_image=data, data_nbytes=DATA_NBLOCKS * BLOCK * SECTOR,
+    )  # fmt: skip
+
+
+def restored(operations: Iterable[Operation], metadata: Path, data: Path) -> None:
+    """Let ``thin_restore`` write the reference's pool."""
+    pool = reference(operations)
     dump.restore(pool.state, metadata, image_nbytes=2 << 20, block_nsectors=BLOCK, nblocks=DATA_NBLOCKS)
     data.write_bytes(b"".join(pool.contents))
-    return Script(
-        offline_operations(pool, draw), metadata_image=metadata, data_image=data, data_nbytes=DATA_NBLOCKS * BLOCK * SECTOR
-    )
 
 
 def offline_operations(pool: Pool, draw: Draw) -> tuple[Operation, ...]:
@@ -170,7 +179,10 @@ def offline_operations(pool: Pool, draw: Draw) -> tuple[Operation, ...]:
 
 def scripts(folder: Path) -> dict[str, Script]:
     """Return every script of a session by name; ``folder`` takes the images that some begin with."""
+    from tests.vm.ours import written  # it looks at this module
+
     folder.mkdir()
+    writers = [(restored, "restored", RESTORED_SEEDS), (written, "ours", OUR_SEEDS)]
     return {f"random-{seed}": random_script(seed) for seed in SEEDS} | {
-        f"offline-{seed}": offline_script(seed, folder) for seed in OFFLINE_SEEDS
+        f"{name}-{seed}": offline_script(seed, folder, write) for write, name, seeds in writers for seed in seeds
     }

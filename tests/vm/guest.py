@@ -92,7 +92,8 @@ class Run:
         with mmap.mmap(-1, nsectors * SECTOR) as buffer:  # a page's alignment, which a direct write needs
             if self.script["data_kind"] != "zero":
                 buffer[:] = pattern(seed, sector, nsectors)
-            os.pwritev(file, [buffer], sector * SECTOR)
+            if os.pwritev(file, [buffer], sector * SECTOR) != len(buffer):
+                raise OSError(errno.EIO, "a short write")
 
     def discard(self, device: int, sector: int, nsectors: int) -> None:
         fcntl.ioctl(self._file(device), BLKDISCARD, struct.pack("=QQ", sector * SECTOR, nsectors * SECTOR))

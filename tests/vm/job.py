@@ -19,6 +19,7 @@ from tests.vm import guest, machine
 from tests.vm.script import SECTOR, Script
 
 PAGE = 4096
+CHUNK = 1 << 20
 DISKS = ("metadata.disk", "data.disk")
 START = "{python} -B -E -s -S guest.py\n"  # no site packages: emulated, each import costs
 
@@ -38,21 +39,29 @@ class Region:
 
     def save(self, path: Path) -> Path:
         """Write its bytes to a sparse file."""
-        content = self.read()
-        with path.open("wb") as file:
-            for at in range(0, len(content), PAGE):
-                if any(page := content[at : at + PAGE]):
-                    os.pwrite(file.fileno(), page, at)
-            file.truncate(self.nbytes)
+        with self.disk.open("rb") as source, path.open("wb") as target:
+            copy_data(source.fileno(), self.begin, self.nbytes, target.fileno(), 0)
+            target.truncate(self.nbytes)
         return path
 
     def fill(self, image: Path) -> None:
         """Begin with what an image holds."""
-        content = image.read_bytes()
-        if len(content) > self.nbytes:
-            raise ValueError(f"{image} holds {len(content)} bytes, its device {self.nbytes}")
-        with self.disk.open("r+b") as file:
-            os.pwrite(file.fileno(), content, self.begin)
+        nbytes = image.stat().st_size
+        if nbytes > self.nbytes:
+            raise ValueError(f"{image} holds {nbytes} bytes, its device {self.nbytes}")
+        with image.open("rb") as source, self.disk.open("r+b") as target:
+            copy_data(source.fileno(), 0, nbytes, target.fileno(), self.begin)
+
+
+def copy_data(source: int, source_off: int, nbytes: int, target: int, target_off: int) -> None:
+    """Copy all but pages of zeros to where a hole is."""
+    for at in range(0, nbytes, CHUNK):
+        chunk = os.pread(source, min(CHUNK, nbytes - at), source_off + at)
+        if chunk.count(0) == len(chunk):
+            continue
+        for page_at in range(0, len(chunk), PAGE):
+            if any(page := chunk[page_at : page_at + PAGE]):
+                os.pwrite(target, page, target_off + at + page_at)
 
 
 @dataclass(frozen=True)

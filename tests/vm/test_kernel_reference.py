@@ -30,11 +30,12 @@ def compare(result: Result, pool: Pool, folder: Path) -> list[str]:
     dump.tool("thin_check", "-q", image)
     pairs: dict[int, int] = {}
     wrong += differences(dump.read(image), pool.state, pairs)
+    live = dict(pairs)
     if pool.held is not None:
         wrong += [f"held: {each}" for each in differences(held(result, image), pool.held, pairs)]
-    wrong += [
+    wrong += [  # not of what is only held: a discard is passed down all the same, since only snapshots of devices share
         f"data block {there} is not {here}"
-        for there, here in pairs.items()
+        for there, here in live.items()
         if result.data.read(there * BLOCK_NBYTES, BLOCK_NBYTES) != pool.contents[here]
     ]
     return wrong
@@ -52,18 +53,18 @@ def test_random_operations(machine, scratch, seed):
     assert compare(result, Pool(BLOCK_NBYTES), scratch) == []
 
 
-@pytest.mark.parametrize("seed", cases.OFFLINE_SEEDS)
-def test_a_pool_that_was_written_offline(machine, scratch, seed):
-    result = machine[f"offline-{seed}"]
+@pytest.mark.parametrize("seed", cases.RESTORED_SEEDS)
+def test_a_pool_that_thin_restore_wrote(machine, scratch, seed):
+    result = machine[f"restored-{seed}"]
     assert result.opened == "ok"
-    pool, _ = cases.offline_start(seed)
-    assert compare(result, pool, scratch) == []
+    operations, _ = cases.offline_start(seed)
+    assert compare(result, cases.reference(operations), scratch) == []
 
 
 def test_scripts_reach_what_they_are_for(machine):
     """Each kind of refusal, copies of shared blocks, trees of several leaves, and a held snapshot occur."""
     outcomes = [outcome for result in machine.values() for outcome in result.outcomes if isinstance(outcome, str)]
     assert set(outcomes) >= {"ok", "EEXIST", "ENODATA", "EBUSY", "EINVAL"}
-    states = [cases.final_state(result.script) for name, result in machine.items() if name.startswith("random-")]
+    states = [cases.reference(result.script.operations) for name, result in machine.items() if name.startswith("random-")]
     assert any(len(device.blocks) > 252 for pool in states for device in pool.state.devices.values())
     assert sum(pool.held is not None for pool in states) > 2

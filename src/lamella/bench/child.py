@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lamella.bench.blocks import JOBS as BLOCK_JOBS
 from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
@@ -165,6 +166,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     "tarfile-write": _tarfile_write,
     "write": _write,
     "zlib": _zlib,
+    **BLOCK_JOBS,
     **IMAGE_JOBS,
     **THIN_JOBS,
     **THIN_TEXT_JOBS,

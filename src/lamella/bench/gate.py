@@ -130,6 +130,8 @@ TARGETS: tuple[Target, ...] = (
     _faster("import", "ext4", "ctr, overlayfs", 4.0, ours="lamella, overlay"),
     _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
     _faster("import", "btrfs", "skopeo, btrfs", 2.5, ours="lamella, btrfs"),
+    _faster("compare blocks", "tmpfs", "memcmp", 0.9),
+    _faster("compare files", "tmpfs", "cmp", 1.2),
     _faster("snapshot diff", "btrfs", "both walked", 20.0),
     *(_faster("thin", "tmpfs", f"thin_{job}, {shape}", 4.0, ours=f"lamella {job}, {shape}")
       for job in ("check", "delta") for shape in ("singles", "runs")),

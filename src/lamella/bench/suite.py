@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lamella.bench import (
+    blocks,
     costs,
     driver_costs,
     gate,
@@ -232,6 +233,8 @@ class _FreePart:
         return [
             thin_text.thin_text(tmpfs, quick=self._quick),
             *thin_text.extents(tmpfs, quick=self._quick),
+            blocks.compare_buffers(tmpfs, quick=self._quick),
+            blocks.compare_files(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),
