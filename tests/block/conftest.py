@@ -1,0 +1,5 @@
+"""Fixtures of tests/block/workshop.py."""
+
+from tests.block.workshop import workshop
+
+__all__ = ["workshop"]
