@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
+from lamella.bench.file_deltas import JOBS as DELTA_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
 from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
@@ -164,7 +165,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     "write": _write,
     "zlib": _zlib,
     **IMAGE_JOBS,
-    **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS).items()},
+    **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS | DELTA_JOBS).items()},
 }
 
 

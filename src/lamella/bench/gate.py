@@ -125,6 +125,8 @@ TARGETS: tuple[Target, ...] = (
     _faster("import", "ext4", "ctr, native", 3.0, ours="lamella, vfs"),
     _faster("import", "btrfs", "skopeo, btrfs", 2.5, ours="lamella, btrfs"),
     _faster("snapshot diff", "btrfs", "both walked", 20.0),
+    _faster("file delta", "tmpfs", "both walked", 8.0, floor=4.0),
+    _faster("file delta", "tmpfs", "both walked", 40.0, ours="lamella, names kept"),
     Target("union find", "tmpfs", "times", "lamella, aufs", "kernel overlay", "<=", 4.0),
     Target("union read", "tmpfs", "rate", "lamella, aufs", "", ">=", 0.6),
     Target("mount", "tmpfs", "rss", OURS, "", "<=", 150),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
+from lamella.bench import costs, driver_costs, file_deltas, gate, image_tasks, machine, peers, snapshots, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -223,6 +223,7 @@ class _FreePart:
             costs.memory(home, tmpfs, quick=self._quick),
             costs.memory_of_diff(tmpfs, quick=self._quick),
             snapshots.snapshot_diff(btrfs, quick=self._quick),
+            file_deltas.file_delta(tmpfs, quick=self._quick),
             snapshots.union_find(tmpfs, quick=self._quick),
             snapshots.union_read(tmpfs, quick=self._quick),
             *(driver_costs.driver_costs(ground, quick=self._quick) for ground in (_disk(home), btrfs)),
