@@ -92,7 +92,10 @@ def differing(one: Path, other: Path) -> np.ndarray[Any, Any]:
 
 def indexed(names: Names) -> list[Any]:
     """Say what an index holds, in an order."""
-    return sorted(name for inode in set(names.inode.tolist()) for name in names.of(inode))
+    found = sorted(names)
+    assert sorted(names.of({inode for _, inode, _ in found})) == found
+    assert len(names) == len(found)
+    return found
 
 
 class States:

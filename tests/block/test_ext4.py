@@ -23,7 +23,7 @@ from lamella.block.names import Names
 from lamella.errors import FilesystemError, FormatError, LamellaError, UnrecoveredJournal, UnsupportedFilesystem
 from lamella.testing.trees import Dir, File, Hardlink, Rename, build
 from tests import parts
-from tests.block.deltas import MIB, States, compare, differing, facts, layer
+from tests.block.deltas import MIB, States, compare, differing, facts, indexed, layer
 from tests.block.workshop import frozen, make, mounted
 
 NOTHING = np.empty((0, 2), np.int64)
@@ -98,7 +98,7 @@ def journals(folder: Path) -> list[Any]:
         with open(folder / name, "rb") as file:
             fd = file.fileno()
             try:
-                found = {n.name for n in names_module.entries(Ext4Image(fd), [2])}
+                found = {name for _, _, name in names_module.entries(Ext4Image(fd), [2])}
             except UnrecoveredJournal as error:
                 found = error.reason
             said.append((is_ext4(fd), has_journal_to_replay(fd), found))
@@ -316,7 +316,7 @@ def kept(folder: Path) -> list[str]:
             index = Names.scan(image)
             index.save(file)
             again = Names.load(file, image)
-            assert [again.of(n) for n in set(index.inode.tolist())] == [index.of(n) for n in set(index.inode.tolist())]
+            assert indexed(again) == indexed(index)
             assert len(index) == 303
             raw = file.read_bytes()
             for damaged in (b"", raw[:50], raw[:-1], raw + b"1", raw[:-1] + b"\0", b"X" + raw[1:]):
@@ -355,24 +355,29 @@ def index_of(*names: tuple[int, int, bytes]) -> Names:
 
 
 def test_paths_of_directories():
-    index = index_of((12, 2, b"a"), (13, 12, b"b"), (14, 99, b"lost"))
-    assert [index.path(n) for n in (2, 13, 12, 14, 15)] == [b"", b"a/b", b"a", None, None]
-    for names in (((12, 13, b"a"), (13, 12, b"b")), ((12, 2, b"a"), (12, 2, b"b")), ((12, 12, b"a"),)):
-        with pytest.raises(FilesystemError, match="two names, or is in itself"):
-            index_of(*names).path(12)
+    paths = names_module.Paths()
+    paths.add([(2, 12, b"a"), (12, 13, b"b"), (99, 14, b"lost"), (16, 15, b"c"), (15, 16, b"d"), (17, 17, b"e")])
+    assert [paths.of(n) for n in (2, 13, 12, 14, 18)] == [b"", b"a/b", b"a", None, None]
+    for number in (15, 17):
+        with pytest.raises(FilesystemError, match="in itself"):
+            paths.of(number)
 
 
-def test_an_index_forgets_the_text_of_names_that_are_gone():
-    index = index_of((12, 2, b"kept"))
-    for n in range(2000):
-        new = {names_module.Name(2, 13, b"n" * 200 + b"%d" % n)}
-        gone = set(index.of(13))
-        index = index.updated(gone, new, b"")
-    assert len(index.arena) < 200_000
-    assert index.of(12) == [(2, 12, b"kept")]
-    assert index.of(13) == [(2, 13, b"n" * 200 + b"1999")]
+def test_an_index_that_changes_keeps_little_beside_it(scratch, monkeypatch):
+    monkeypatch.setattr(names_module, "_BESIDE", 10)
+    index, wanted = index_of((12, 2, b"kept"), (13, 2, b"n0")), {(2, 12, b"kept"), (2, 13, b"n0")}
+    for n in range(1, 100):
+        new, gone = {(2, 13 + n % 7, b"n%d" % n)}, set(index.of([13 + n % 5]))
+        index, wanted = index.updated(gone, new, b""), wanted - gone | new
+        assert set(index) == wanted
+        assert len(index) == len(wanted)
+        assert set(index.of(range(20))) == wanted
+        assert len(index._gone) + len(index._new) <= 12
+    again = index.updated(wanted, (), b"").updated((), wanted, b"")
+    assert set(again) == wanted
     with pytest.raises(FilesystemError, match="the index of names has not"):
-        index.updated({names_module.Name(2, 12, b"other")}, set(), b"")
+        index.updated({(2, 12, b"other")}, set(), b"")
+    assert set(index.updated(set(index), set(), b"")) == set()
 
 
 # -- images that lie --------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ import pytest
 import lamella
 from lamella._kernels import ext4, ext4dirs
 from lamella.block.inodes import decoded
-from lamella.block.names import Names, entries
+from lamella.block.names import Names, Paths, entries
 from lamella.columns import ARENA, AT
 from lamella.errors import FilesystemError
 from lamella.layer.pathtable import named
 from lamella.table import EntryTable
 from lamella.testing.trees import File
+from lamella.tree.root import join
 from tests import parts
 from tests.kernels.extfs import AT_END, N_LIST, OUTPUT_FULL, Disk, state
 from tests.kernels.guarded import guarded, guarded_bytes
@@ -47,13 +48,9 @@ def plain(scratch):
 
 def paths_of(disk: Disk) -> dict[bytes, int]:
     """Return the inode of every path."""
-    names = Names.scan(disk.image)
-    found = {b"": 2}
-    for inode in set(names.inode.tolist()):
-        for name in names.of(inode):
-            parent = names.path(name.parent)
-            found[(parent + b"/" if parent else b"") + name.name] = inode
-    return found
+    names, paths = Names.scan(disk.image), Paths()
+    paths.add(names)
+    return {b"": 2} | {join(paths.of(parent), name): inode for parent, inode, name in names}
 
 
 def facts(table: EntryTable, *, nsec: bool) -> dict[bytes, Any]:

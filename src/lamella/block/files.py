@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lamella.block.contents import ImageContent, ImageFile, same_files
 from lamella.block.ext4 import ROOT, Ext4Image
 from lamella.block.inodes import Changed, Decoded, changed_inodes, decoded
-from lamella.block.names import Name, Names, entries
+from lamella.block.names import Name, Names, Paths, entries
 from lamella.layer.changeset import Changeset, Rows
 from lamella.layer.comparing import Content, inodes, merged, open_rows, options_of, settled, with_links
 from lamella.table import EntryTable
@@ -60,7 +60,7 @@ def file_delta(
     below = Names.scan(lower) if lower_names is None else lower_names
     above = below.updated(gone, new, upper.identity)
     look = _Look((lower, upper), (below, above), xattrs)
-    low, up = look.all({*changed.numbers.tolist(), *(name.inode for name in (*gone, *new))})
+    low, up = look.all({*changed.numbers.tolist(), *(inode for _, inode, _ in (*gone, *new))})
     a, b = low.table, up.table
     rows, match = merged(a, b, options)
     rows = _decided(rows, a, b, lower, upper)
@@ -86,6 +86,7 @@ class _Look:
     def __init__(self, images: tuple[Ext4Image, Ext4Image], names: tuple[Names, Names], xattrs: Xattrs) -> None:
         self.images, self.names, self.xattrs = images, names, xattrs
         self.inodes: tuple[dict[bytes, int], dict[bytes, int]] = {b"": ROOT}, {b"": ROOT}
+        self._paths = Paths(), Paths()
         self._added: set[int] = {ROOT}
         self._done: set[bytes] = set()  # upper directories of which all is in sight that matters
 
@@ -106,18 +107,22 @@ class _Look:
 
     def _add(self, numbers: Collection[int]) -> None:
         """Add all paths of inodes, and the directories on the way, on both sides."""
-        todo = [number for number in numbers if number not in self._added]
-        while todo:
-            number = todo.pop()
-            if number in self._added:
-                continue
-            self._added.add(number)
+        found: tuple[list[Name], list[Name]] = [], []
+        fresh = set(numbers) - self._added
+        while fresh:
+            self._added |= fresh
+            above: set[int] = set()
             for side in (0, 1):
-                for name in self.names[side].of(number):
-                    parent = self.names[side].path(name.parent)
-                    if parent is not None:
-                        self.inodes[side][join(parent, name.name)] = number
-                        todo.append(name.parent)
+                names = self.names[side].of(fresh)
+                self._paths[side].add(names)
+                found[side].extend(names)
+                above.update(parent for parent, _, _ in names)
+            fresh = above - self._added
+        for side in (0, 1):
+            for parent, inode, name in found[side]:
+                path = self._paths[side].of(parent)
+                if path is not None:
+                    self.inodes[side][join(path, name)] = inode
 
     def _directories(self, lower: Decoded, upper: Decoded) -> None:
         """Add all that is below directories of the upper side that are others than the lower side has there."""
@@ -136,9 +141,9 @@ class _Look:
     def _whole(self, side: int, path: bytes, inode: int) -> None:
         """Add everything below a directory."""
         paths = {inode: path}
-        for name in entries(self.images[side], [inode], deep=True):
-            at = paths[name.inode] = join(paths[name.parent], name.name)
-            self.inodes[side][at] = name.inode
+        for parent, number, name in entries(self.images[side], [inode], deep=True):
+            at = paths[number] = join(paths[parent], name)
+            self.inodes[side][at] = number
         if side == 1:
             self._done.update(paths.values())
 
@@ -166,6 +171,6 @@ def _content(image: Ext4Image, table: EntryTable) -> Iterator[ImageContent]:
 def _kept(lower: Ext4Image, known: EntryTable, dirs: Collection[bytes]) -> set[bytes]:
     """Return which of ``dirs`` have something below that is no row of ``known``, as layer/kept.py does it for mounts."""
     numbers = {int(known.ino[row]): path for path in dirs if (row := known.find(path)) >= 0}
-    found = {join(numbers[name.parent], name.name): name.inode for name in entries(lower, numbers)}
+    found = {join(numbers[parent], name): inode for parent, inode, name in entries(lower, numbers)}
     others = decoded(lower, {path: inode for path, inode in found.items() if known.find(path) < 0}, "none", 0)
     return {split(path)[0] for path in set(others.paths.paths).difference(others.sockets)}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from lamella.block.ext4 import ROOT, Ext4Image
 from lamella.errors import FilesystemError, FormatError, UnsupportedFilesystem
 from lamella.tree.root import join
 
-__all__ = ["Entries", "Name", "Names", "entries"]
+__all__ = ["Entries", "Name", "Names", "Paths", "entries"]
 
 _STATE = ("next", "next_entry", "n_out", "arena", "need_out", "need_arena", "budget", "fault", "block", "inode", "error")
 _OF = {name: i for i, name in enumerate(_STATE)}
@@ -30,15 +30,11 @@ _DEEP = 1
 _SCRATCH_BLOCKS, _SCRATCH_ROOM = 8, 131072
 _HEAD = struct.Struct("<8sIIQQ32s32s")  # mark, version, nothing, names, bytes of them, identity, digest of what follows
 _MARK, _VERSION = b"LMLnames", 1
-_WASTE = 1 << 16  # bytes of names that are gone
+_BESIDE = 4096  # names that are kept beside the columns at least
 
 
-class Name(NamedTuple):
-    """One name: the inode of its directory, the inode it names, and what it is there."""
-
-    parent: int
-    inode: int
-    name: bytes
+Columns = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint8]]
+Name = tuple[int, int, bytes]  # the inode of the directory, the inode that is named, and the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +49,14 @@ class Entries:
     arena: NDArray[np.uint8]
 
     def __iter__(self) -> Iterator[Name]:
-        arena = self.arena.tobytes()
-        columns = (self.parent, self.inode, self.name_off, self.name_len)
-        for parent, inode, at, n in zip(*(column.tolist() for column in columns), strict=True):
-            yield Name(parent, inode, arena[at : at + n])
+        return _named(self.arena, self.parent, self.inode, self.name_off, self.name_off + self.name_len)
+
+
+def _named(arena: NDArray[np.uint8], *columns: NDArray[Any]) -> Iterator[Name]:
+    """Iterate names of which directory, inode, begin and end are columns."""
+    text = memoryview(np.ascontiguousarray(arena))
+    for parent, inode, begin, end in zip(*(column.tolist() for column in columns), strict=True):
+        yield parent, inode, bytes(text[begin:end])
 
 
 def entries(image: Ext4Image, dirs: Collection[int] | NDArray[np.uint32], *, deep: bool = False) -> Entries:
@@ -88,18 +88,17 @@ def entries(image: Ext4Image, dirs: Collection[int] | NDArray[np.uint32], *, dee
 
 
 class Names:
-    """All names of one state of a file system, ``identity``, by the inodes that they name.
+    """All names of one state of a file system, ``identity``, by the inodes that they name; iterates them.
 
-    ``inode parent off size`` are columns by ascending inode, ``arena`` the names. Nothing of it changes.
+    They are columns, by ascending inode, but for what has changed since those were made, which is kept beside them while it
+    is little. Nothing of it changes.
     """
 
-    def __init__(
-        self, columns: tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint8]],
-        arena: NDArray[np.uint8], identity: bytes,
-    ) -> None:  # fmt: skip
-        self.inode, self.parent, self.off, self.size = columns
-        self.arena, self.identity = arena, identity
-        self._paths: dict[int, bytes | None] = {ROOT: b""}
+    def __init__(self, columns: Columns, arena: NDArray[np.uint8], identity: bytes) -> None:
+        self._inode, self._parent, self._off, self._size = columns
+        self._arena, self.identity = arena, identity
+        self._gone: set[Name] = set()
+        self._new: dict[int, set[Name]] = {}
 
     @classmethod
     def scan(cls, image: Ext4Image) -> Self:
@@ -112,80 +111,80 @@ class Names:
         return cls(columns, found.arena, image.identity)
 
     def __len__(self) -> int:
-        return len(self.inode)
+        return len(self._inode) - len(self._gone) + sum(map(len, self._new.values()))
 
-    def of(self, inode: int) -> list[Name]:
-        """Return the names of an inode."""
-        begin, end = (int(np.searchsorted(self.inode, np.uint32(inode), side)) for side in ("left", "right"))
-        return [self._name(row) for row in range(begin, end)]
+    def __iter__(self) -> Iterator[Name]:
+        for name in self._at(np.arange(len(self._inode))):
+            if name not in self._gone:
+                yield name
+        for names in self._new.values():
+            yield from names
 
-    def _name(self, row: int) -> Name:
-        at = int(self.off[row])
-        return Name(int(self.parent[row]), int(self.inode[row]), self.arena[at : at + int(self.size[row])].tobytes())
+    def of(self, inodes: Collection[int]) -> list[Name]:
+        """Return the names of ``inodes``."""
+        found = list(self._at(self._rows(inodes)))
+        if self._gone:
+            found = [name for name in found if name not in self._gone]
+        for inode in self._new.keys() & inodes if self._new else ():
+            found += self._new[inode]
+        return found
 
-    def path(self, directory: int) -> bytes | None:
-        """Return the path of a directory, None where nothing leads to it. FilesystemError for a circle."""
-        way: list[tuple[int, bytes]] = []
-        at = directory
-        while at not in self._paths:
-            names = self.of(at)
-            if not names:
-                self._paths[at] = None
-                break
-            way.append((at, names[0].name))
-            at = names[0].parent
-            if len(names) > 1 or len(way) > len(self):
-                raise FilesystemError("a directory that has two names, or is in itself", inode=way[-1][0])
-        path = self._paths[at]
-        for inode, name in reversed(way):
-            path = self._paths[inode] = None if path is None else join(path, name)
-        return path
+    def _rows(self, inodes: Collection[int]) -> NDArray[np.int64]:
+        asked = np.fromiter(inodes, np.uint32, len(inodes))
+        begins, ends = (np.searchsorted(self._inode, asked, side) for side in ("left", "right"))
+        counts = ends - begins
+        rows: NDArray[np.int64] = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+        return rows
+
+    def _at(self, rows: NDArray[np.int64]) -> Iterator[Name]:
+        begins = self._off[rows].astype(np.int64)
+        return _named(self._arena, self._parent[rows], self._inode[rows], begins, begins + self._size[rows])
 
     def updated(self, gone: Collection[Name], new: Collection[Name], identity: bytes) -> Names:
-        """Return the names of the next state, in which ``gone`` are gone and ``new`` have come; FilesystemError for others."""
-        rows = [self._row(name) for name in gone]
-        added = sorted(new, key=lambda name: name.inode)
-        text = b"".join(name.name for name in added)
-        sizes = np.array([len(name.name) for name in added], np.int64)
-        fresh: tuple[NDArray[Any], ...] = (
-            np.array([name.inode for name in added], np.uint32), np.array([name.parent for name in added], np.uint32),
-            (np.cumsum(sizes) - sizes + len(self.arena)).astype(np.uint32), sizes.astype(np.uint8),
-        )  # fmt: skip
-        kept = np.ones(len(self), bool)
-        kept[rows] = False
-        left: tuple[NDArray[Any], ...] = tuple(column[kept] for column in (self.inode, self.parent, self.off, self.size))
-        at = np.searchsorted(left[0], fresh[0])
-        columns = tuple(np.insert(old, at, more) for old, more in zip(left, fresh, strict=True))
-        arena = np.concatenate([self.arena, np.frombuffer(text, np.uint8)])
-        inode, parent, off, size = columns
-        return Names((inode, parent, off, size), arena, identity)._packed()
+        """Return the names of the next state, in which ``gone`` are gone and ``new`` have come: O(changed).
 
-    def _row(self, name: Name) -> int:
-        begin, end = (int(np.searchsorted(self.inode, np.uint32(name.inode), side)) for side in ("left", "right"))
-        for row in range(begin, end):
-            if self._name(row) == name:
-                return row
-        raise FilesystemError("a directory has a name that the index of names has not", inode=name.parent)
+        FilesystemError for a name to go that is not there.
+        """
+        known = set(self.of({inode for _, inode, _ in gone}))
+        made = Names((self._inode, self._parent, self._off, self._size), self._arena, identity)
+        made._gone, made._new = set(self._gone), {inode: set(names) for inode, names in self._new.items()}
+        for name in gone:
+            if name not in known:
+                raise FilesystemError("a directory has a name that the index of names has not", inode=name[0])
+            if name in made._new.get(name[1], ()):
+                made._new[name[1]].discard(name)
+            else:
+                made._gone.add(name)
+        for name in new:
+            if name in made._gone:
+                made._gone.discard(name)
+            else:
+                made._new.setdefault(name[1], set()).add(name)
+        beside = len(made._gone) + sum(map(len, made._new.values()))
+        return made._flat() if beside > _BESIDE + len(made) // 8 else made
 
-    def _packed(self) -> Names:
-        """Drop the text of names that are gone, if it is much."""
-        used = int(self.size.sum(dtype=np.int64))
-        if len(self.arena) - used <= _WASTE + used // 2:
+    def _flat(self) -> Names:
+        """Return the same names, all in columns, and the text of no others."""
+        if not self._gone and not self._new:
             return self
-        lengths = self.size.astype(np.int64)
-        off = np.cumsum(lengths) - lengths
-        source = np.repeat(self.off.astype(np.int64) - off, lengths) + np.arange(used)
-        return Names((self.inode, self.parent, off.astype(np.uint32), self.size), self.arena[source], self.identity)
+        parents, inodes, names = zip(*sorted(self, key=lambda name: name[1]), strict=True) if len(self) else ((), (), ())
+        sizes = np.fromiter(map(len, names), np.int64, len(names))
+        columns = (
+            np.array(inodes, np.uint32), np.array(parents, np.uint32), (np.cumsum(sizes) - sizes).astype(np.uint32),
+            sizes.astype(np.uint8),
+        )  # fmt: skip
+        return Names(columns, np.frombuffer(b"".join(names), np.uint8), self.identity)
 
     # -- kept -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all of it to one file."""
-        packed = [column.astype(column.dtype.newbyteorder("<")).tobytes() for column in (self.inode, self.parent, self.off)]
-        body = b"".join([*packed, self.size.tobytes(), self.arena.tobytes()])
+        flat = self._flat()
+        columns = (flat._inode, flat._parent, flat._off, flat._size, flat._arena)
+        body = b"".join(column.astype(column.dtype.newbyteorder("<")).tobytes() for column in columns)
         digest = hashlib.sha256(body).digest()
         with open(path, "wb") as file:
-            file.write(_HEAD.pack(_MARK, _VERSION, 0, len(self), len(self.arena), self.identity, digest) + body)
+            file.write(_HEAD.pack(_MARK, _VERSION, 0, len(flat), len(flat._arena), self.identity, digest) + body)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], image: Ext4Image) -> Self:
@@ -203,3 +202,33 @@ class Names:
         inode, parent, off = (np.frombuffer(body, "<u4", n, 4 * n * k) for k in range(3))
         size, arena = np.frombuffer(body, np.uint8, n, 12 * n), np.frombuffer(body, np.uint8, n_arena, 13 * n)
         return cls((inode, parent, off, size), arena, identity)
+
+
+class Paths:
+    """Paths of directories, of which each has one name."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[int, bytes]] = {}
+        self._paths: dict[int, bytes | None] = {ROOT: b""}
+
+    def add(self, names: Iterable[Name]) -> None:
+        """Know names: those of a directory, and of all above it, before its path is asked for."""
+        self._names.update((inode, (parent, name)) for parent, inode, name in names)
+
+    def of(self, directory: int) -> bytes | None:
+        """Return the path of a directory, None where nothing leads to it. FilesystemError for one that is in itself."""
+        way: list[tuple[int, bytes]] = []
+        at = directory
+        while at not in self._paths:
+            if at not in self._names:
+                self._paths[at] = None
+                break
+            if len(way) > len(self._names):
+                raise FilesystemError("a directory that is in itself", inode=at)
+            above, name = self._names[at]
+            way.append((at, name))
+            at = above
+        path = self._paths[at]
+        for inode, name in reversed(way):
+            path = self._paths[inode] = None if path is None else join(path, name)
+        return path
