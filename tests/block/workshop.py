@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import os
 import pickle
@@ -47,6 +48,7 @@ def serve(where: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    faulthandler.register(signal.SIGALRM, chain=True)  # where it was, when a call takes too long
     number = 0
     while len(header := source.read(8)) == 8:
         function, args, kwargs, timeout = pickle.loads(source.read(struct.unpack("<Q", header)[0]))

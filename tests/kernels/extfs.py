@@ -18,9 +18,12 @@ N_STATE = 10  # of ext4's functions,
 N_LIST = 11  # ... of ext4dirs's
 BUDGET, LIST_BUDGET = 5, 6
 OUTPUT_FULL, AT_END = 2, 3
+ACL = bytes.fromhex("02000000 01000700ffffffff 02000500e8030000 04000500ffffffff 0800040070110100 10000700ffffffff 20000400ffffffff")
 TREE = (
     Dir("d", mode=0o2751, mtime_ns=-1_500_000_000),
-    Dir("d/e"),
+    Dir("d/e", xattrs={"system.posix_acl_default": ACL}),
+    File("d/acl", xattrs={"system.posix_acl_access": ACL, "trusted.t": b"t", "security.s": b"s"}),
+    File("d/large", xattrs={"user.large": b"L" * 700, "user.empty": b""}),
     *(File(f"d/{'n' * (k % 60)}{k}", b"%d" % k, mtime_ns=10**18 + k) for k in range(60)),
     File("f", b"f" * 5000, mode=0o4711, uid=70_000, gid=80_000, xattrs={"user.b": b"2", "user.a": b"1" * 300}),
     Hardlink("d/g", "f"),
@@ -29,6 +32,9 @@ TREE = (
     File("e", b"e" * 100, xattrs={"user.a": b"1"}),
     File("empty", mtime_ns=5 * 10**9),
 )  # fmt: skip
+
+
+LARGE = (File("d/larger", xattrs={"user.larger": b"L" * 5000, "user.a": b"1"}),)
 
 
 class Disk:

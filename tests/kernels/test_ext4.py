@@ -19,7 +19,7 @@ from lamella.table import EntryTable
 from lamella.testing.trees import File
 from lamella.tree.root import join
 from tests import parts
-from tests.kernels.extfs import AT_END, N_LIST, OUTPUT_FULL, Disk, state
+from tests.kernels.extfs import AT_END, LARGE, N_LIST, OUTPUT_FULL, TREE, Disk, state
 from tests.kernels.guarded import guarded, guarded_bytes
 
 SHAPES = {
@@ -27,13 +27,15 @@ SHAPES = {
     "4k": ("-b", "4096", "-I", "512"),
     "ext2": ("-b", "1024", "-t", "ext2", "-I", "128"),
     "inline": ("-b", "1024", "-O", "inline_data"),
+    "attributes as inodes": ("-b", "1024", "-O", "ea_inode"),
 }
 
 
 @pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
 def disk(request, scratch):
     parts.requires("root", "mkfs.ext4")
-    made = Disk(scratch / "disk", *request.param)
+    edits = TREE + (LARGE if "ea_inode" in request.param else ())
+    made = Disk(scratch / "disk", *request.param, edits=edits)
     yield made
     made.close()
 
@@ -195,7 +197,7 @@ def test_where_bytes_are(disk, scratch):
     assert os.pread(disk.fd, 5000, begin) == b"f" * 5000
     room = guarded_bytes(5 * disk.image.block_size + 262_144)
     block = int(out[1])
-    for ranges, wanted in (([block, block + 1], [paths[b"f"]]), ([block + 8, block + 8], []), ([], [])):
+    for ranges, wanted in (([block, block + 1], [paths[b"f"]]), ([1, 2], []), ([block + 1, block + 1], []), ([], [])):
         st = state(next=11)
         found = guarded(np.zeros(1, np.uint32))
         assert ext4.owners(*disk.where, guarded(np.array(ranges, np.int64)), st, found, room) == AT_END

@@ -5,7 +5,7 @@ access control lists in the kernel's form for programs and not in ext4's, withou
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from lamella._kernels._ext4disk cimport (FAULT_CIRCLE, FAULT_TYPE, FAULT_XATTR, FL_EA_INODE, OLD_INODE, Fault, Image, fail,
+from lamella._kernels._ext4disk cimport (FAULT_XATTR, FL_EA_INODE, OLD_INODE, Fault, Image, fail,
                                          get16, inode_extra, inode_size, read_blocks, read_bytes, read_inode)
 from lamella._kernels._ext4runs cimport Runs, runs_begin, runs_next
 from lamella._kernels._names cimport NameItem, sort_names
@@ -163,22 +163,23 @@ cdef inline int64_t acl_form(const uint8_t* p, int64_t n, uint8_t* out, int64_t 
 cdef inline int _inode_value(XattrRead* x, uint32_t inode, int64_t nbytes, uint8_t* to) noexcept nogil:
     # copy a value that is an inode of its own (caller: there is room)
     cdef Runs r
-    cdef int64_t at, n, budget = 8 * XATTR_LARGEST // x.m.block    # of one value: others may share it
+    cdef int64_t at = 0, n, budget = 8 * XATTR_LARGEST // x.m.block    # of one value: others may share it
     cdef int status = read_inode(x.m, inode, x.other, x.f)
     if status != OK:
         return status
     if not get32(x.other + 0x20) & FL_EA_INODE or inode_size(x.m, x.other) != <uint64_t>nbytes:
-        return fail(x.f, FAULT_TYPE, -1)
+        return fail(x.f, FAULT_XATTR, -1)
     status = runs_begin(&r, x.m, x.other, <uint64_t>nbytes, x.nodes, &budget, x.f)
-    while status == OK:
+    while status == OK and at < nbytes:
         status = runs_next(&r)
-        at = r.logical * x.m.block
-        if status != OK or at >= nbytes:
-            break
-        n = r.length * x.m.block
-        n = n if n < nbytes - at else nbytes - at
-        status = read_bytes(x.m, to + at, n, r.physical * x.m.block, x.f)
-    return OK if status == AT_END or status == OK else status
+        if status == AT_END or (status == OK and (r.logical * x.m.block != at or r.unwritten)):
+            return fail(x.f, FAULT_XATTR, -1)         # it has no holes
+        if status == OK:
+            n = r.length * x.m.block
+            n = n if n < nbytes - at else nbytes - at
+            status = read_bytes(x.m, to + at, n, r.physical * x.m.block, x.f)
+            at += n
+    return status
 
 cdef inline int _emit_xattr(XattrRead* x, const uint8_t* t) noexcept nogil:
     # append the attribute that is noted at ``t``
