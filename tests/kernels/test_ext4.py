@@ -197,7 +197,7 @@ def test_where_bytes_are(disk, scratch):
     assert os.pread(disk.fd, 5000, begin) == b"f" * 5000
     room = guarded_bytes(5 * disk.image.block_size + 262_144)
     block = int(out[1])
-    for ranges, wanted in (([block, block + 1], [paths[b"f"]]), ([1, 2], []), ([block + 1, block + 1], []), ([], [])):
+    for ranges, wanted in (([block, block + 1], [paths[b"f"]]), ([1, 2], []), ([], [])):
         st = state(next=11)
         found = guarded(np.zeros(1, np.uint32))
         assert ext4.owners(*disk.where, guarded(np.array(ranges, np.int64)), st, found, room) == AT_END
@@ -276,6 +276,18 @@ def lie(plain: Disk, what: str) -> None:  # noqa: C901 - a lie a case
             plain.put(f + 128 + plain.get(f + 128, "H") + 4, "BBHII", 255, 1, 0, 0, 4)
         case "attributes elsewhere":
             plain.put(f + 0x68, "I", 5)
+        case "value too long":
+            plain.put(f + 128 + plain.get(f + 128, "H") + 4 + 8, "I", 70_000)
+        case "list of another version":
+            acl = plain.place(paths[b"d/acl"])
+            plain.put(acl + os.pread(plain.fd, 256, acl).index(bytes.fromhex("0100000001000700")), "I", 9)
+        case "list that is cut":
+            acl = plain.place(paths[b"d/acl"])
+            plain.put(acl + os.pread(plain.fd, 256, acl).index(bytes.fromhex("0100000001000700")) + 32, "H", 2)
+        case "value that is no inode's":
+            plain.put(f + 128 + plain.get(f + 128, "H") + 4 + 4, "I", paths[b"e"])
+        case "short link of long text":
+            plain.put(plain.place(paths[b"short"]) + 4, "I", 61)
         case "link too long":
             plain.put(long + 4, "I", 5000)
         case "link of nothing":
@@ -289,7 +301,9 @@ LIES = {
     "no directory": "no directory", "extents without a mark": "no node", "node of itself": "no node",
     "too many extents": "no node", "block outside": "outside", "extent of nothing": "overlap or are empty",
     "attributes too long": "malformed extended attributes", "attributes elsewhere": "malformed extended attributes",
-    "link too long": "malformed symlink", "link of nothing": "overlap or are empty",
+    "value too long": "malformed extended attributes", "list of another version": "malformed extended attributes",
+    "list that is cut": "malformed extended attributes", "value that is no inode's": "malformed extended attributes",
+    "short link of long text": "malformed symlink", "link too long": "malformed symlink", "link of nothing": "overlap or are empty",
 }  # fmt: skip
 
 
@@ -300,6 +314,22 @@ def test_a_lie_is_an_error_with_its_place(plain, what):
     with pytest.raises(FilesystemError, match=LIES[what]) as info:
         scan(plain)
     assert info.value.block is not None or info.value.inode is not None
+
+
+def test_tables_outside_the_file_system(plain):
+    fd, shape, tables, used = plain.where
+    out, modes, scratch = np.zeros(9, np.uint32), np.zeros(9, np.uint16), np.zeros(1 << 20, np.uint8)
+    root = tuple(None if c is None else c.copy() for c in named([b""]).columns)
+    for worse in (tables + (1 << 40), tables * 0, tables * 0 - 5, tables * 0 + plain.image.n_blocks - 1):
+        with pytest.raises(FilesystemError, match="no such inode|ends early"):
+            ext4.changed(fd, worse, used, fd, tables, used, shape, np.array([1, 500]), state(), out, modes, modes, scratch)
+        with pytest.raises(FilesystemError, match="no such inode|is free|ends early"):
+            ext4.small(fd, shape, worse, used, 2, np.zeros(9, np.uint8))
+        with pytest.raises(FilesystemError, match="no such inode|is free|ends early"):
+            ext4.rows(fd, shape, worse, used, out[:1] + np.uint32(2), root, modes[:1], out[1:2], 0, state(), scratch, 0)
+    assert ext4.owners(fd, shape, tables * 0, used, np.array([1, 2]), state(next=11), out, scratch) == AT_END
+    with pytest.raises(FilesystemError, match="is free"):
+        ext4.small(fd, shape, tables, used * 0, 2, np.zeros(9, np.uint8))
 
 
 def test_a_map_of_blocks_in_itself_ends(scratch):

@@ -111,6 +111,7 @@ def _checked(found: _Super | None) -> _Super:
 class Ext4Image:
     """The file system at byte ``base`` of ``fd``, which is the caller's to close and must not be written meanwhile.
 
+    Of a device that is mounted itself the kernel may show content as it was: look at a snapshot of it. One thread at a time.
     ``shape``, ``tables`` and ``used`` are what kernels want (_kernels/ext4.pxd). ``identity`` stands for this state of it: it
     is another one after any mount that may write. UnsupportedFilesystem, UnrecoveredJournal, FilesystemError, OSError.
     """
