@@ -302,6 +302,35 @@ def test_content_is_read_by_where_it_lies(workshop):
     ]  # fmt: skip
 
 
+def compared(folder: Path) -> list[tuple[bytes, str]]:
+    """Compare files of one size and second, most of whose bytes are holes, and very many of them."""
+    with states(folder, "-b", "1024") as (made, mounts):
+        top, at = made.live, (0, 50_000, (1 << 33) + 5000)
+        for name in ("same", "other", "moved", "end"):
+            with (top / name).open("wb") as file:
+                for place in at:
+                    os.pwrite(file.fileno(), b"d" * 3000, place)
+                os.truncate(file.fileno(), 1 << 34)
+        low = made.copy(mounts)
+        for name, place in (("same", at[2]), ("other", at[1]), ("end", (1 << 34) - 1)):
+            with (top / name).open("r+b") as file:
+                os.pwrite(file.fileno(), b"d" if name == "same" else b"e", place)
+        with (top / "moved").open("r+b") as file:
+            os.pwrite(file.fileno(), bytes(3000), at[0])
+            os.pwrite(file.fileno(), b"d" * 3000, 10_000)
+        up = made.copy(mounts)
+        begin = time.monotonic()
+        with image_of(low[0]) as lower, image_of(up[0]) as upper:
+            found = file_delta(lower, upper, differing(low[0], up[0]), content="always").changeset
+        assert time.monotonic() - begin < 5
+        return [(c.path, "CONTENT" if c.why & lamella.Why.CONTENT else str(c.why)) for c in found]
+
+
+def test_large_holes_are_not_read(workshop):
+    said = dict(workshop.call(compared))
+    assert said == {b"same": "Why.MTIME", b"other": "CONTENT", b"moved": "CONTENT", b"end": "CONTENT"}
+
+
 # -- the index of names -----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.block import deltas
 
-N_SCRIPTS = int(os.environ.get("LAMELLA_EXT4_SCRIPTS", "300"))  # random edit scripts, on all file systems together
+N_SCRIPTS = int(os.environ.get("LAMELLA_EXT4_SCRIPTS", "240"))  # random edit scripts, on all file systems together
 
 
 @pytest.mark.parametrize("options", deltas.OPTIONS.values(), ids=list(deltas.OPTIONS))

@@ -1,5 +1,5 @@
 """Inodes of ext4: see ext4.pxd for the rules, _ext4disk.pxd for the fields."""
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset, strerror
 from lamella._kernels._ext4disk cimport (
     FAULT_INODE, FAULT_LINK, FAULT_READ, FAULT_XATTR, FL_INLINE, HAS_EA_INODE, MAPPING, MAPPING_ROOM, MAX_INODE, N_SHAPE,
@@ -8,7 +8,7 @@ from lamella._kernels._ext4disk cimport (
 from lamella._kernels._ext4runs cimport EXTENT_DEPTH, Runs, runs_begin, runs_next
 from lamella._kernels._ext4xattrs cimport NameItem, XattrRead, inline_rest, read_inode_xattrs
 from lamella._kernels._rows cimport Rows, row_path, rows_acquire, rows_release
-from lamella._kernels._status cimport AT_END, BAD_FORMAT, OK, OS_ERROR, OUTPUT_FULL
+from lamella._kernels._status cimport AT_END, OK, OUTPUT_FULL
 from lamella._kernels._thindisk cimport get32
 from lamella.errors import FilesystemError
 
@@ -452,7 +452,7 @@ def runs(int fd, const int64_t[::1] shape not None, const int64_t[::1] tables no
 
 def small(int fd, const int64_t[::1] shape not None, const int64_t[::1] tables not None, const int64_t[::1] used not None,
           int64_t inode, uint8_t[::1] out not None):
-    """Copy the data that lies in an inode itself to ``out``; how many bytes there are, -1 for none such. Errors as changed()."""
+    """Copy the data that lies in an inode itself to ``out``; its bytes, -1 for an inode without. Errors as changed()."""
     cdef Image m
     cdef Fault f
     cdef uint8_t p[MAX_INODE]

@@ -1,12 +1,12 @@
 """Directories of ext4: see ext4dirs.pxd for the rules."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset, strerror
 from lamella._kernels._ext4disk cimport (
     FAULT_ENTRY, FAULT_INODE, FAULT_READ, FAULT_TWICE, FAULT_TYPE, FL_INLINE, HAS_FILETYPE, MAPPING, MAPPING_ROOM, MAX_INODE,
     N_SHAPE, S_IFDIR, S_IFMT, Fault, Image, fail, fault_words, get16, image_begin, inode_size, read_blocks, read_inode)
 from lamella._kernels._ext4runs cimport EXTENT_DEPTH, Runs, runs_begin, runs_next
 from lamella._kernels._ext4xattrs cimport inline_rest
-from lamella._kernels._status cimport AT_END, BAD_FORMAT, OK, OS_ERROR, OUTPUT_FULL
+from lamella._kernels._status cimport AT_END, OK, OUTPUT_FULL
 from lamella._kernels._thindisk cimport get32
 from lamella.errors import FilesystemError
 

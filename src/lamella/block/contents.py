@@ -62,6 +62,13 @@ class ImageFile:
         begins, ends = begins[np.concatenate([[True], apart])], ends[np.concatenate([apart, [True]])]
         return np.stack([begins, ends - begins], axis=1)
 
+    def data_from(self, offset: int) -> int:
+        """Return where the first data at ``offset`` or behind it is, the size for none."""
+        if self._small is not None:
+            return offset
+        at = int(np.searchsorted(self._runs[:, 0] + self._runs[:, 2], offset, "right"))
+        return max(int(self._runs[at, 0]), offset) if at < len(self._runs) else self.size
+
     def read(self, offset: int, buffer: memoryview) -> int:
         """Fill the front of ``buffer`` with what is at ``offset``; how many bytes, 0 at the end."""
         n = min(len(buffer), self.size - offset)
@@ -90,7 +97,7 @@ def same_files(one: ImageFile, other: ImageFile) -> bool:
         return False
     rooms = [memoryview(bytearray(min(_CHUNK, max(one.size, 1)))) for _ in range(2)]
     offset = 0
-    while n := one.read(offset, rooms[0]):
+    while n := one.read(offset := min(one.data_from(offset), other.data_from(offset)), rooms[0]):
         other.read(offset, rooms[1])
         if rooms[0][:n] != rooms[1][:n]:
             return False
