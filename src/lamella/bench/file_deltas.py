@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, BinaryIO
 
 from lamella.bench.ground import Ground, run
 from lamella.bench.measure import MeasureError, Sample, alone
@@ -122,19 +122,26 @@ def _walked(home: Path, _name: str) -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def _found(home: Path, name: str) -> Iterator[Callable[[], int]]:
-    import numpy as np  # noqa: PLC0415
-
     from lamella.block.ext4 import Ext4Image  # noqa: PLC0415
     from lamella.block.files import file_delta as delta  # noqa: PLC0415
     from lamella.block.names import Names  # noqa: PLC0415
 
-    one, other = (np.memmap(home / side, np.uint64, "r") for side in ("lower", "upper"))
-    at = np.flatnonzero((one != other).reshape(-1, _UNIT // 8).any(axis=1))
-    ranges = np.stack([at, at + 1], axis=1) * _UNIT
     with open(home / "lower", "rb") as lower, open(home / "upper", "rb") as upper:
-        fds = lower.fileno(), upper.fileno()
+        fds, ranges = (lower.fileno(), upper.fileno()), _differing(lower, upper)
         names = Names.scan(Ext4Image(fds[0])) if name == INDEXED else None
         yield lambda: len(delta(Ext4Image(fds[0]), Ext4Image(fds[1]), ranges, lower_names=names).changeset)
+
+
+def _differing(one: BinaryIO, other: BinaryIO) -> Any:
+    """Return the ranges of bytes in which two files differ, as a pool tells them."""
+    import numpy as np  # noqa: PLC0415
+
+    found, at = [], 0
+    while piece := one.read(_UNIT):
+        if piece != other.read(_UNIT):
+            found.append((at, at + _UNIT))
+        at += _UNIT
+    return np.array(found, np.int64)
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {"file-delta": time_delta, "file-delta-make": make_states}
