@@ -23,8 +23,8 @@ CLASSES = {
 MODULES = {"algebra", "errors"}
 ERRORS = {
     "BlobNotFound", "CodecError", "ConflictError", "DigestMismatchError", "DriverError",
-    "DriverUnavailable", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError", "MetadataError",
-    "PoolFullError",
+    "DriverUnavailable", "FilesystemError", "FormatError", "ImageError", "LamellaError", "LimitExceededError", "ManifestError",
+    "MetadataError", "PoolFullError", "UnrecoveredJournal", "UnsupportedFilesystem",
     "ReferenceNotFound", "SnapshotError", "SnapshotExists", "SnapshotInUse", "SnapshotNotFound", "StoreError",
     "TarFormatError", "TruncatedError", "UnknownDriver", "UnsafePathError", "UnsupportedMediaType", "WhiteoutError",
     "WrongSnapshotKind",

@@ -16,6 +16,7 @@ __all__ = [
     "DigestMismatchError",
     "DriverError",
     "DriverUnavailable",
+    "FilesystemError",
     "FormatError",
     "ImageError",
     "LamellaError",
@@ -32,7 +33,9 @@ __all__ = [
     "TarFormatError",
     "TruncatedError",
     "UnknownDriver",
+    "UnrecoveredJournal",
     "UnsafePathError",
+    "UnsupportedFilesystem",
     "UnsupportedMediaType",
     "WhiteoutError",
     "WrongSnapshotKind",
@@ -94,6 +97,16 @@ class MetadataError(FormatError):
         self.block = block
 
 
+class FilesystemError(FormatError):
+    """A file system's bytes are damaged: ``block`` is the block at fault, ``inode`` the inode, None where none is known."""
+
+    def __init__(self, message: str, *, block: int = -1, inode: int = 0) -> None:
+        where = f" in block {block}" if block >= 0 else ""
+        super().__init__(message + where + (f" of inode {inode}" if inode else ""))
+        self.block = block if block >= 0 else None
+        self.inode = inode or None
+
+
 class DigestMismatchError(FormatError):
     """Content does not have the digest (or size) it was said to have: ``expected`` against ``actual``."""
 
@@ -129,6 +142,18 @@ class PoolFullError(LamellaError, OSError):
     def __init__(self, message: str, *, what: str) -> None:
         super().__init__(ENOSPC, message)
         self.what = what
+
+
+class UnsupportedFilesystem(LamellaError):
+    """A file system that is not read directly, whole as it may be: ``reason`` is a short phrase. Mount it, and walk."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UnrecoveredJournal(UnsupportedFilesystem):
+    """A file system whose journal is still to be replayed, which mounting it read-write does."""
 
 
 class UnsafePathError(LamellaError):

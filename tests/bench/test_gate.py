@@ -88,6 +88,7 @@ def test_the_floors_are_worse_than_the_targets():
     assert {(t.peer, t.floor) for t in floors if t.kind != "rss"} == {
         ("tarfile", 2.5), ("tarfile", 8.0), ("GNU tar + igzip", 1.1), ("rsync -n -a", 1.0),
         ("umoci raw unpack", 3.0), ("GNU tar + igzip", 1.3), ("oci-squash", 5.0), ("docker-squash", 5.0),
+        ("both walked", 4.0),
     }  # fmt: skip
     assert {t.floor for t in floors if t.kind == "rss"} == {200, 300}
 

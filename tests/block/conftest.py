@@ -1,4 +1,4 @@
-"""Loop devices that are gone after a test, whatever happens."""
+"""Fixtures of block tests: loop devices that are gone after a test, and the workshop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests import parts
+from tests.block.workshop import workshop
+
+__all__ = ["loops", "workshop"]
 
 
 @pytest.fixture

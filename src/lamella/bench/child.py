@@ -17,6 +17,7 @@ from typing import Any
 
 from lamella.bench.blocks import JOBS as BLOCK_JOBS
 from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
+from lamella.bench.file_deltas import JOBS as DELTA_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
 from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
@@ -170,7 +171,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     **IMAGE_JOBS,
     **THIN_JOBS,
     **THIN_TEXT_JOBS,
-    **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS).items()},
+    **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS | DELTA_JOBS).items()},
 }
 
 

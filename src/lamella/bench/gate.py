@@ -137,6 +137,8 @@ TARGETS: tuple[Target, ...] = (
       for job in ("check", "delta") for shape in ("singles", "runs")),
     *(Target("thin", "tmpfs", "rss", f"lamella {job}, {shape}", "", "<=", 300)
       for job in ("check", "delta") for shape in ("singles", "runs")),
+    _faster("file delta", "tmpfs", "both walked", 8.0, floor=4.0),
+    _faster("file delta", "tmpfs", "both walked", 40.0, ours="lamella, names kept"),
     Target("union find", "tmpfs", "times", "lamella, aufs", "kernel overlay", "<=", 4.0),
     Target("union read", "tmpfs", "rate", "lamella, aufs", "", ">=", 0.6),
     Target("mount", "tmpfs", "rss", OURS, "", "<=", 150),
