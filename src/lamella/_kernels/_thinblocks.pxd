@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from lamella._kernels._syscall cimport lam_call
 from lamella._kernels._thindisk cimport (
-    FAULT_CHECKSUM, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ, META_BLOCK,
+    FAULT_CHECKSUM, FAULT_COUNT, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ, META_BLOCK,
     SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
 
 cdef extern from *:
@@ -32,6 +32,11 @@ cdef enum BlockState:            # bits
     HELD = 1                     # read, or made: its place has its bytes
     CHECKED = 2                  # ... and checksum and number were right
     FRESH = 4                    # made in this transaction: may be changed in place, is to be written
+    USED = 8                     # the committed transaction needs it: not to be given out, whatever its count is now
+    DIRTY = 16                   # its count is not yet in the metadata space map's bitmaps
+    AS_BITMAP = 32               # a FRESH block is a tree node, or a bitmap,
+    AS_INDEX = 64                # or the index of the metadata space map,
+    AS_SUPERBLOCK = 96           # or a copy of the superblock
 
 cdef enum:
     WINDOW = 64                  # blocks of a window; 256 KiB stay in the second cache
@@ -169,6 +174,8 @@ cdef inline int meta_raise(const Meta* m) except -1:
         what = "keys are out of order"
     elif m.fault == FAULT_DEPTH:
         what = "nodes form a circle"
+    elif m.fault == FAULT_COUNT:
+        what = "reference count is wrong"
     else:
         what = "a value that cannot be"
     raise MetadataError(f"metadata block {m.bad}: {what}", block=m.bad)
