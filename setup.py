@@ -5,7 +5,10 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice", "clone", "thintree", "thinspace", "thinpool"]  # noqa: E501
+KERNELS = [
+    "index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice", "clone",
+    "thinmeta", "thintree", "thinspace", "thinpool",
+]  # fmt: skip
 TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: gcc counts the lines that run
 DEBUG = os.environ.get("LAMELLA_DEBUG") == "1"  # Cython's own checks on, readable stacks
 ASAN = os.environ.get("LAMELLA_ASAN") == "1"  # address and undefined-behaviour sanitizers

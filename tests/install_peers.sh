@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Install the programs that tests and benchmarks compare with or look through. Does nothing where all are there.
 set -euo pipefail
-programs="umoci skopeo bsdtar tar rsync igzip xz zstd setfattr setfacl setcap strace mkfs.ext4 mkfs.btrfs fakeroot mount unshare losetup dockerd containerd ctr fusermount3"
-packages="umoci skopeo libarchive-tools tar rsync isal xz-utils zstd attr acl libcap2-bin strace e2fsprogs btrfs-progs fakeroot mount util-linux docker.io containerd fuse3 libfuse3-3"
+programs="umoci skopeo bsdtar tar rsync igzip xz zstd setfattr setfacl setcap strace mkfs.ext4 mkfs.btrfs fakeroot mount unshare losetup dockerd containerd ctr fusermount3 qemu-system-x86_64 thin_check"
+packages="umoci skopeo libarchive-tools tar rsync isal xz-utils zstd attr acl libcap2-bin strace e2fsprogs btrfs-progs fakeroot mount util-linux docker.io containerd fuse3 libfuse3-3 qemu-system-x86 thin-provisioning-tools"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing() { for program in $programs; do command -v "$program" >/dev/null || printf '%s ' "$program"; done; }

@@ -1,6 +1,7 @@
 """What a test may need of the machine, each part probed once, by doing the thing.
 
-A part is a name: ``root``, ``loop``, ``btrfs``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, ``fuse``, or else a program on PATH.
+A part is a name: ``root``, ``loop``, ``btrfs``, ``overlay``, ``userns``, ``user_xattr``, ``devices``, ``fuse``, ``vm`` (an
+emulated machine with a Debian kernel), or else a program on PATH.
 Use it as a mark, ``@pytest.mark.requires("umoci", "root")``, or inside a test or fixture, ``requires("loop")``.
 """
 
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.vm import kernel, machine
 
 REQUIRE_ALL = os.environ.get("LAMELLA_REQUIRE_ALL") == "1"
 TMPFS = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
@@ -128,6 +131,13 @@ def _fuse() -> str | None:
     return None
 
 
+def _vm() -> str | None:
+    if program(machine.QEMU) is None:
+        return f"{machine.QEMU} is not installed"
+    kernel.fetch()
+    return None
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "loop": _loop,
@@ -137,6 +147,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "user_xattr": _user_xattr,
     "devices": _devices,
     "fuse": _fuse,
+    "vm": _vm,
 }
 
 

@@ -1,10 +1,11 @@
 """Mappings of a thin device in batches. See thinpool.pxd."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strerror
+from lamella._kernels._syscall cimport lam_call
 from lamella._kernels._thinblocks cimport AS_SUPERBLOCK, Meta, meta_fail, meta_node
 from lamella._kernels._thindisk cimport (
     BITMAP_COUNTS, DETAILS_SIZE, FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, META_BLOCK, NODE_HEADER,
-    NODE_INTERNAL, SALT_SUPERBLOCK, TIME_BITS, block_seal, block_sum, get32, get64, node_find, node_flags, node_key, node_n,
+    NODE_INTERNAL, TIME_BITS, get64, node_find, node_flags, node_key, node_n,
     node_value, put64)
 from lamella._kernels._thinnode cimport node_at, node_full, node_insert, node_seek
 from lamella._kernels._thintxn cimport (
@@ -13,6 +14,15 @@ from lamella._kernels.thinspace cimport data_change, data_new, data_owners
 from lamella._kernels.thintree cimport Path, tree_begin, tree_cut, tree_drop, tree_find, tree_last, tree_nodes, tree_path
 
 cdef extern from *:
+    """
+    #include <linux/falloc.h>
+    static inline long lam_punch(int fd, int64_t off, int64_t n) {
+        long r;
+        LAM_CALL(r, SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, n, 0, 0);
+        return r;
+    }
+    """
+    long lam_punch(int fd, int64_t off, int64_t n) noexcept nogil
     void __builtin_prefetch(const void* p) noexcept nogil
 
 cdef enum:
@@ -337,10 +347,10 @@ def forget(tuple parts not None, const int64_t[::1] new not None):
 
 
 def cut(tuple parts not None, int64_t[::1] device not None, uint64_t begin, uint64_t end, int64_t[::1] freed not None):
-    """Remove the mappings of virtual blocks [begin, end), as many as ``freed`` has items.
+    """Remove the mappings of virtual blocks [begin, end), until ``freed`` is full.
 
-    Return (how many were removed, how many items of ``freed`` are data blocks without an owner now, a verdict). Fewer
-    removed than ``freed`` has items: there are no more; but METADATA_FULL: not without a commit, if at all.
+    Return (how many were removed, how many items of ``freed`` are data blocks without an owner now, a verdict). While
+    ``freed`` is full there may be more; METADATA_FULL: there are, and they take a commit first, if they can go at all.
     """
     cdef Txn t
     cdef Tree tree
@@ -462,13 +472,22 @@ def spare(tuple parts not None):
         txn_release(&t)
 
 
-def seal_superblock(uint8_t[::1] block not None):
-    """Write number and checksum of block 0 of a device."""
-    if block.shape[0] != META_BLOCK:
-        raise ValueError("a block is wanted")
-    block_seal(&block[0], 0, SALT_SUPERBLOCK)
+def punch(int fd, const int64_t[::1] blocks not None, int64_t nbytes):
+    """Give back to the system what a data device keeps for these blocks of ``nbytes`` each, run by run; they read as zeros.
 
-
-def is_superblock(const uint8_t[::1] block not None):
-    """Tell if a block has a superblock's checksum and number."""
-    return block.shape[0] == META_BLOCK and get32(&block[0]) == block_sum(&block[0], SALT_SUPERBLOCK) and not get64(&block[8])
+    OSError where the device refuses; EOPNOTSUPP where it cannot.
+    """
+    cdef Py_ssize_t k = 0, n
+    cdef long r
+    if nbytes <= 0 or nbytes > 1 << 30:
+        raise ValueError(f"blocks of {nbytes} bytes")
+    while k < blocks.shape[0]:
+        n = 1
+        while k + n < blocks.shape[0] and blocks[k + n] == blocks[k] + n:
+            n += 1
+        if blocks[k] < 0 or blocks[k] > (<int64_t>1 << 62) // nbytes - n:
+            raise ValueError(f"no block {blocks[k]}")
+        r = lam_punch(fd, blocks[k] * nbytes, n * nbytes)
+        if r < 0:
+            raise OSError(-r, strerror(<int>-r).decode("utf-8", "replace"))
+        k += n

@@ -470,27 +470,3 @@ def remove(tuple parts not None, int which, uint64_t key):
         return done == 1
     finally:
         txn_release(&t)
-
-
-def keys(tuple parts not None, int which, uint64_t begin, int64_t[::1] out not None):
-    """Write the keys from ``begin`` on, ascending, as many as ``out`` takes; return how many."""
-    cdef Txn t
-    cdef uint32_t size = 0
-    cdef Leaf leaf = LEAF_PLAIN
-    cdef uint64_t key = begin
-    cdef Py_ssize_t n = 0
-    cdef int is_there
-    try:
-        txn_acquire(&t, parts)
-        tree = _which(&t, which, &size, &leaf)
-        while n < out.shape[0]:
-            is_there = tree_next(&t.m, <uint64_t>tree.root, size, key, &key)
-            if is_there < 0:
-                txn_raise(&t)
-            if is_there == 0:
-                break
-            out[n] = <int64_t>key
-            n, key = n + 1, key + 1
-        return n
-    finally:
-        txn_release(&t)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
+from numpy.typing import NDArray
 
 BLOCK_NBYTES = 4096
 SLACK = 3  # blocks behind a buffer of nodes, as kernels demand
@@ -24,4 +25,9 @@ class Memory:
         self.nblocks = nblocks
         self.arena = mmap.mmap(-1, (nblocks + SLACK) * BLOCK_NBYTES, flags=flags)
         self.state = np.zeros(nblocks, np.uint8)
-        self.window = np.zeros((WINDOW + SLACK) * BLOCK_NBYTES, np.uint8) if window else None
+        self.window = new_window() if window else None
+
+
+def new_window() -> NDArray[np.uint8]:
+    """Return a window: each walk that goes on in a later call needs its own."""
+    return np.zeros((WINDOW + SLACK) * BLOCK_NBYTES, np.uint8)
