@@ -144,13 +144,16 @@ cdef int64_t commit_need(const Txn* t) noexcept nogil:
 
 cdef int64_t _owners_need(const Txn* t, int64_t n) noexcept nogil:
     """Return how many metadata blocks it takes at most to count ``n`` data blocks up or down."""
-    cdef int64_t nodes = t.b.data_counts.n_nodes
-    return min(n, t.n_bitmaps) + min(4 * n, nodes) + min(n, nodes) + n // 84 + 4
+    cdef int64_t nodes = t.b.data_counts.n_nodes, over = min(n, t.b.data_used)
+    return min(n, t.n_bitmaps) + min(4 * over, nodes) + min(over, nodes) + over // 84 + 4
 
 
-cdef int64_t _need(Txn* t, uint64_t root, int64_t n, int64_t spare) noexcept nogil:
-    """Return how many it takes to map ``n`` blocks, at most; -1. The bound is close only where ``spare`` makes that matter."""
-    cdef int64_t depth = _depth(&t.m, root), one, nodes
+cdef int64_t _need(Txn* t, uint64_t root, int64_t n, int64_t n_insert, int64_t spare) noexcept nogil:
+    """Return how many it takes to map ``n`` blocks, ``n_insert`` of them new ones, at most; -1.
+
+    The bound is close only where ``spare`` makes that matter.
+    """
+    cdef int64_t depth = _depth(&t.m, root), one, nodes, leaves, inner
     if depth < 0:
         return -1
     one = min(t.b.mapping.n_nodes, 4) + 2 * depth + 1 + _owners_need(t, LEAF_ENTRIES + 2) + 3 * (depth + 4)
@@ -159,8 +162,11 @@ cdef int64_t _need(Txn* t, uint64_t root, int64_t n, int64_t spare) noexcept nog
     nodes = tree_nodes(&t.m, root, MAPPING_SIZE)
     if nodes < 0:
         return -1
-    return min(n * one, t.b.mapping.n_nodes + 5 * nodes + n // 63 + depth + 4
-               + _owners_need(t, min(n, nodes) * LEAF_ENTRIES + 2 * n))
+    leaves = min(n, nodes)
+    inner = min(n * (depth - 1), nodes // 84 + depth)     # a node is a third full, or the root
+    # shadows; splits; counts of data blocks; counts of nodes, which inner ones that were shared point at
+    return min(n * one, leaves + inner + t.b.mapping.n_nodes + min(n_insert, leaves) + n_insert // 84 + inner + depth + 2
+               + _owners_need(t, leaves * LEAF_ENTRIES + 2 * n) + 3 * (inner + 4))
 
 
 cdef int _allocate(Txn* t, int64_t* new, Py_ssize_t n) noexcept nogil:
@@ -176,21 +182,22 @@ cdef int _allocate(Txn* t, int64_t* new, Py_ssize_t n) noexcept nogil:
 cdef int _plan(Txn* t, uint64_t root, int64_t snapshotted, const int64_t* blocks, Py_ssize_t n, int64_t* old, int64_t* new,
                int64_t* n_new) noexcept nogil:
     cdef Py_ssize_t k
-    cdef int64_t spare = t.b.n_free - commit_need(t), need
+    cdef int64_t spare = t.b.n_free - commit_need(t), need, n_insert = 0
     if look_up(&t.m, root, blocks, n, old, new) < 0:
         return -1
     n_new[0] = 0
     for k in range(n):
         if old[k] < 0 or new[k] < snapshotted:     # new[k] is its time yet
-            new[k] = -2
+            n_insert += old[k] < 0
             n_new[0] += 1
+            new[k] = -2
         else:
             new[k] = -1
     if n_new[0] == 0:
         return 0
     if n_new[0] > t.b.data_blocks - t.b.data_used - t.b.data_held:
         return DATA_FULL_
-    need = _need(t, root, n_new[0], spare)
+    need = _need(t, root, n_new[0], n_insert, spare)
     if need < 0:
         return -1
     return METADATA_FULL_ if need > spare else _allocate(t, new, n)
