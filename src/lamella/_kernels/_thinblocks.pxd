@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from lamella._kernels._syscall cimport lam_call
 from lamella._kernels._thindisk cimport (
-    FAULT_CHECKSUM, FAULT_COUNT, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ, META_BLOCK,
-    SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
+    FAULT_CHECKSUM, FAULT_COUNT, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ,
+    FAULT_SPARSE, FAULT_TWICE, META_BLOCK, SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
 
 cdef extern from *:
     """
@@ -174,6 +174,10 @@ cdef inline int meta_raise(const Meta* m) except -1:
         what = "keys are out of order"
     elif m.fault == FAULT_DEPTH:
         what = "nodes form a circle"
+    elif m.fault == FAULT_SPARSE:
+        what = "a tree node has too few entries"
+    elif m.fault == FAULT_TWICE:
+        what = "is part of something else, too"
     elif m.fault == FAULT_COUNT:
         what = "reference count is wrong"
     else:

@@ -12,7 +12,7 @@ from lamella._kernels._thindisk cimport (
     FAULT_DEPTH, FAULT_NONE, FAULT_ORDER, MAX_DEPTH, META_BLOCK, NODE_INTERNAL, get64, node_flags, node_key, node_n, node_value)
 
 cdef enum:
-    KEY_MOST = 0x7FFFFFFFFFFFFFFF            # greater ones cannot be meant: columns of keys are int64
+    KEY_MOST = 0x7FFFFFFFFFFFFFFF            # all keys are less: columns of keys are int64
 
 cdef struct Level:
     int64_t block
@@ -37,7 +37,7 @@ cdef inline void walk_open(Walk* w, uint64_t root) noexcept nogil:
     w.begin = w.data = w.length = w.time = 0
     w.path[0].block = <int64_t>root
     w.path[0].index = w.path[0].low = 0
-    w.path[0].high = KEY_MOST
+    w.path[0].high = KEY_MOST - 1
 
 cdef inline int walk_acquire(Walk** w, int64_t[::1] cursor, Meta* m) except -1:
     """Point ``w`` into the caller's cursor and let ``m`` know what its window has."""

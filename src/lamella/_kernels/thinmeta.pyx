@@ -88,29 +88,29 @@ cdef int64_t fill_entries(Meta* m, Walk* w, uint32_t size, int64_t* keys, uint8_
 
 # -- the Python side -----------------------------------------------------------------------------------------------
 
-def load(uint8_t[::1] arena not None, uint8_t[::1] state not None, int fd, int64_t number, uint32_t salt):
+def load(uint8_t[::1] arena not None, uint8_t[::1] state not None, int fd, uint64_t number, uint32_t salt):
     """Have block ``number`` of the kind that ``salt`` says in its place, read if need be and checked; raise what is wrong."""
     cdef Meta m
     cdef const uint8_t* block
     meta_acquire(&m, arena, state, None, fd)
     with nogil:
-        block = meta_block(&m, <uint64_t>number, salt)
+        block = meta_block(&m, number, salt)
     if block == NULL:
         meta_raise(&m)
 
 
-def seal(uint8_t[::1] block not None, int64_t number, uint32_t salt):
+def seal(uint8_t[::1] block not None, uint64_t number, uint32_t salt):
     """Write a block's own number and the checksum of its kind into it."""
     if block.shape[0] != META_BLOCK:
         raise ValueError(f"a block has {META_BLOCK} bytes")
-    block_seal(&block[0], <uint64_t>number, salt)
+    block_seal(&block[0], number, salt)
 
 
-def open_walk(int64_t[::1] cursor not None, int64_t root):
+def open_walk(int64_t[::1] cursor not None, uint64_t root):
     """Begin a walk at block ``root``."""
     if cursor.shape[0] < CURSOR:
         raise ValueError(f"a cursor has {CURSOR} numbers")
-    walk_open(<Walk*>&cursor[0], <uint64_t>root)
+    walk_open(<Walk*>&cursor[0], root)
 
 
 def extents(uint8_t[::1] arena not None, uint8_t[::1] state not None, uint8_t[::1] window, int fd,
@@ -129,7 +129,7 @@ def extents(uint8_t[::1] arena not None, uint8_t[::1] state not None, uint8_t[::
     out.cap = begin.shape[0]
     if out.cap < 1 or data.shape[0] != out.cap or length.shape[0] != out.cap or time.shape[0] != out.cap:
         raise ValueError("columns are of one length, at least 1")
-    if not 0 <= w.length <= KEY_MOST or w.begin < 0 or w.data < 0:
+    if not 0 <= w.length <= <int64_t>KEY_MOST or w.begin < 0 or w.data < 0:
         raise ValueError("not a cursor of a walk")
     out.begin, out.data, out.length, out.time = &begin[0], &data[0], &length[0], &time[0]
     with nogil:

@@ -38,14 +38,14 @@ class DeviceDetails(NamedTuple):
 class Metadata:
     """Metadata in a file, on a block device, or in a pool's memory; a context manager.
 
-    ``superblock`` is what is read: the metadata snapshot's with ``snapshot``. ``nr_data_blocks`` is the pool's in both.
-    Blocks are read when they are asked for; leaves are not kept.
+    ``superblock`` is what is read, the metadata snapshot's with ``snapshot``; ``live`` is the pool's own in both cases.
+    Blocks are read when they are asked for; leaves are not kept. ``n_reads`` counts calls for blocks.
     """
 
-    def __init__(self, memory: Memory, fd: int, superblock: Superblock, *, nr_data_blocks: int | None = None) -> None:
+    def __init__(self, memory: Memory, fd: int, superblock: Superblock, *, live: Superblock | None = None) -> None:
         self.memory = memory
         self.superblock = superblock
-        self.nr_data_blocks = superblock.data_sm.nblocks if nr_data_blocks is None else nr_data_blocks
+        self.live = superblock if live is None else live
         self.n_reads = 0
         self.fd = fd
         self._owned: int | None = None
@@ -76,7 +76,7 @@ class Metadata:
         number = found.held_root if snapshot is True else snapshot
         if number == 0:
             raise MetadataError("no metadata snapshot is held", block=0)
-        return cls(memory, fd, load_superblock(memory, fd, number), nr_data_blocks=found.data_sm.nblocks)
+        return cls(memory, fd, load_superblock(memory, fd, number), live=found)
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +90,11 @@ class Metadata:
             os.close(self._owned)
             self._owned = None
         self.fd = -1
+
+    @property
+    def nr_data_blocks(self) -> int:
+        """How many data blocks the pool has; a mapping has no room for a greater number."""
+        return min(self.live.data_sm.nblocks, 1 << 40)
 
     def devices(self) -> list[DeviceDetails]:
         """Return what the pool knows of its devices, by id."""
@@ -116,12 +121,12 @@ class Metadata:
     def extents(self, dev_id: int | None = None, *, root: int | None = None) -> Iterator[ExtentTable]:
         """Yield the mappings of a device, or of the tree at ``root``, as tables in order; no run is cut between two."""
         where = root if root is not None else self.root_of(-1 if dev_id is None else dev_id)
-        window, cursor = new_window(), self.walk(where)
+        window, cursor, n_data = new_window(), self.walk(where), self.nr_data_blocks
         n = BATCH
         while n == BATCH:
             begin, data, length, time = (np.empty(BATCH, np.int64) for _ in range(4))
             n = thinmeta.extents(
-                self.memory.arena, self.memory.state, window, self.fd, cursor, begin, data, length, time, self.nr_data_blocks
+                self.memory.arena, self.memory.state, window, self.fd, cursor, begin, data, length, time, n_data
             )
             if n:
                 yield ExtentTable(begin[:n], data[:n], length[:n], time[:n])

@@ -35,6 +35,7 @@ COMMANDS = {
     "rebase": "edit",
     "squash": "edit",
     "store": "store",
+    "thin": "thin",
     "unpack": "unpack",
     "verify": "image",
 }

@@ -1,0 +1,44 @@
+"""``lamella thin``: metadata of thin pools. Options and output are those of thin-provisioning-tools 0.9.0."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+__all__ = ["SnapshotCommand", "thin"]
+
+COMMANDS = {"check": "thin_read", "delta": "thin_read", "ls": "thin_read"}  # command -> module of lamella.cli
+
+
+class SnapshotCommand(click.Command):
+    """A command whose option --metadata-snap takes a value only where it is attached: ``-m``, ``-m76``, ``--metadata-snap=76``.
+
+    Without a value it is 0.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give an option that stands alone its value."""
+        end = args.index("--") if "--" in args else len(args)
+        bare = {"-m", "--metadata-snap"}
+        return super().parse_args(ctx, ["-m0" if i < end and arg in bare else arg for i, arg in enumerate(args)])
+
+
+class _Thin(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"lamella.cli.{module}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Thin, short_help="Read, check, compare and write metadata of thin pools.")
+def thin() -> None:
+    """Metadata of dm-thin pools, in files or on block devices, as thin-provisioning-tools 0.9.0 handle it.
+
+    Options and output are theirs; there is no --json here. Errors are one line, with exit status 1.
+    """
