@@ -19,6 +19,7 @@ from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
 from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
+from lamella.bench.thin import JOBS as THIN_JOBS
 
 __all__ = ["JOBS", "main"]
 
@@ -164,6 +165,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     "write": _write,
     "zlib": _zlib,
     **IMAGE_JOBS,
+    **THIN_JOBS,
     **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS).items()},
 }
 

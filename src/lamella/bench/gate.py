@@ -14,6 +14,9 @@ from lamella.bench.panel import Run
 __all__ = ["TARGETS", "Figure", "Target", "costs", "judge", "uppers", "verdict"]
 
 Verdict = Literal["met", "missed", "defect"]
+Kind = Literal[
+    "faster", "share", "cpu", "rss", "further", "calls", "each", "flat", "times", "rate", "cheaper", "ms", "nanos"
+]  # fmt: skip
 Runs = Mapping[tuple[str, str, str], Run]  # panel, file system, contender
 OURS = "lamella"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -27,12 +30,12 @@ class Target:
     ``kind``: "faster" is peer's wall time ÷ ours, "share" ours ÷ peer's, "cpu" our CPU seconds, "rss" our peak in MB,
     "further" bytes an entry from ``peer`` to ``ours``, "calls" system calls a file from ``peer`` to ``ours``, "each" our
     microseconds a change beyond a millisecond, "flat" ours ÷ the same for a smaller tree (``peer``), "times" ours ÷ peer's,
-    "rate" our gigabytes a second.
+    "rate" our gigabytes a second, "cheaper" peer's CPU time ÷ ours, "ms" our milliseconds, "nanos" our nanoseconds each of n.
     """
 
     panel: str
     fs: str
-    kind: Literal["faster", "share", "cpu", "rss", "further", "calls", "each", "flat", "times", "rate"]
+    kind: Kind
     ours: str
     peer: str
     sense: Literal[">=", "<="]
@@ -71,6 +74,9 @@ _TEXTS: dict[str, Callable[[float], str]] = {
     "flat": lambda value: f"{value:.2f} of the small tree's",
     "times": lambda value: f"{value:.2f}{TIMES} its time",
     "rate": lambda value: f"{value:.2f} GB/s",
+    "cheaper": lambda value: f"{value:.1f}{TIMES} less CPU",
+    "ms": lambda value: f"{value:.3f} ms",
+    "nanos": lambda value: f"{value:.1f} ns each",
 }
 
 
@@ -179,6 +185,8 @@ def judge(targets: tuple[Target, ...], runs: Runs, n_entries: int) -> list[Figur
 def _value(kind: str, ours: Run, peer: Run) -> float:
     if kind == "faster":
         return peer.wall / ours.wall
+    if kind == "cheaper":
+        return peer.cpu / ours.cpu
     if kind == "share":
         return ours.wall / peer.wall
     if kind == "cpu":
@@ -189,6 +197,10 @@ def _value(kind: str, ours: Run, peer: Run) -> float:
         return max(0.0, ours.wall - 1e-3) * 1e6 / int(ours.facts["changes"])
     if kind in ("flat", "times"):
         return ours.wall / peer.wall
+    if kind == "ms":
+        return ours.wall * 1e3
+    if kind == "nanos":
+        return ours.wall * 1e9 / int(ours.facts["n"])
     if kind == "rate":
         return float(ours.facts["nbytes"]) / ours.wall / 1e9
     if kind == "further":

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
+from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, thin, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -81,7 +81,8 @@ def run_suite(
     result = Result(
         quick, rounds, date, machine.describe(), {"before": machine.load()}, peers.versions(), peers.libraries()
     )
-    parts = (_LayerPart(quick=quick), _ImagePart(quick=quick, gzip=image, zstd=image_zstd), _FreePart(quick=quick))
+    images = _ImagePart(quick=quick, gzip=image, zstd=image_zstd)
+    parts = (_LayerPart(quick=quick), images, thin.Thin(quick=quick), _FreePart(quick=quick))
     with _home() as home:
         _check_names(panels, [panel.name for part in parts for panel in part.panels(home)])
         for part in parts:
@@ -90,7 +91,7 @@ def run_suite(
     result.load["after"] = machine.load()
     found = {(run.panel, run.fs, run.contender): run for run in result.runs}
     entries = result.corpus.get("entries", 0)
-    result.figures = gate.judge((*gate.TARGETS, *_costs(quick=quick)), found, entries)
+    result.figures = gate.judge((*gate.TARGETS, *thin.TARGETS, *_costs(quick=quick)), found, entries)
     return result
 
 
@@ -218,6 +219,7 @@ class _FreePart:
         """List them."""
         tmpfs, btrfs = Tmpfs(home), _btrfs(home)
         return [
+            *thin.extents(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),

@@ -6,9 +6,20 @@ import importlib
 
 import click
 
-__all__ = ["SnapshotCommand", "thin"]
+import lamella
 
-COMMANDS = {"check": "thin_read", "delta": "thin_read", "ls": "thin_read"}  # command -> module of lamella.cli
+__all__ = ["VERSION", "SnapshotCommand", "thin"]
+
+# command -> module of lamella.cli
+COMMANDS = {
+    "check": "thin_read",
+    "delta": "thin_read",
+    "dump": "thin_text",
+    "ls": "thin_read",
+    "repair": "thin_text",
+    "restore": "thin_text",
+}
+VERSION = click.version_option(lamella.__version__, "-V", "--version", message="%(version)s")
 
 
 class SnapshotCommand(click.Command):

@@ -6,19 +6,17 @@ import sys
 
 import click
 
-import lamella
 from lamella.block.checking import Checker, Depth, Problem
 from lamella.block.delta import delta_xml
 from lamella.block.listing import DEFAULT_FIELDS, FIELDS, listing
 from lamella.block.metadata import Metadata
 from lamella.block.needs_check import clear_needs_check
-from lamella.cli.thin import SnapshotCommand
+from lamella.cli.thin import VERSION, SnapshotCommand
 from lamella.errors import LamellaError, MetadataError
 
 __all__ = ["check", "delta", "ls"]
 
 NATURAL = click.IntRange(min=0)
-_VERSION = click.version_option(lamella.__version__, "-V", "--version", message="%(version)s")
 
 
 @click.command(short_help="Check metadata: read every used block, count all references.")
@@ -30,7 +28,7 @@ _VERSION = click.version_option(lamella.__version__, "-V", "--version", message=
 @click.option("--override-mapping-root", "mapping_root", type=NATURAL, metavar="BLOCK", help="Use this root of mappings.")
 @click.option("--ignore-non-fatal-errors", "lenient", is_flag=True, help="Lost blocks are no failure.")
 @click.option("--clear-needs-check-flag", "clear", is_flag=True, help="Clear the superblock's flag if all is well.")
-@_VERSION
+@VERSION
 @click.pass_context
 def check(
     ctx: click.Context, metadata: str, *, quiet: bool, snapshot: bool, super_block_only: bool, skip_mappings: bool,
@@ -88,7 +86,7 @@ def _nothing(_line: str) -> None:
 @click.option("--thin2", "--snap2", "right", type=NATURAL, required=True, metavar="DEV", help="The second device.")
 @click.option("-m", "--metadata-snap", "snapshot", type=NATURAL, metavar="[BLOCK]", help="In the metadata snapshot.")
 @click.option("--verbose", is_flag=True, help="Say where the data lies.")
-@_VERSION
+@VERSION
 def delta(metadata: str, left: int, right: int, snapshot: int | None, *, verbose: bool) -> None:
     """Print, as XML, which blocks only one of two thin devices has, which both have at other places, and which are the same."""
     with Metadata.open(metadata, snapshot=None if snapshot is None else True) as opened:
@@ -102,7 +100,7 @@ def delta(metadata: str, left: int, right: int, snapshot: int | None, *, verbose
 @click.option("-o", "--format", "fields", metavar="FIELDS", default=",".join(DEFAULT_FIELDS), help="Names, with commas.")
 @click.option("--no-headers", is_flag=True, help="Print no names of fields.")
 @click.option("-m", "--metadata-snap", "snapshot", is_flag=True, help="In the metadata snapshot.")
-@_VERSION
+@VERSION
 def ls(metadata: str, fields: str, *, no_headers: bool, snapshot: bool) -> None:
     """List the thin devices of a pool."""
     with Metadata.open(metadata, snapshot=snapshot or None) as opened:
