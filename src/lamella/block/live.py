@@ -123,10 +123,10 @@ class LivePool:
     def _metadata(self) -> Metadata:
         """Return the metadata as they are in memory. A device's root is what its mapping says."""
         space = self._transaction.space
-        live = dataclasses.replace(
-            self._transaction.superblock, time=space["time"], data_root=space["mapping"], details_root=space["details"]
-        )
-        return Metadata(space.memory, space.fd, live, nr_data_blocks=space["data_blocks"])
+        was = self._transaction.superblock
+        data_sm = dataclasses.replace(was.data_sm, nblocks=space["data_blocks"])
+        now = dataclasses.replace(was, data_sm=data_sm, data_root=space["mapping"], details_root=space["details"])
+        return Metadata(space.memory, space.fd, now)
 
     def _room(self, n: int, *, drop: bool = False) -> None:
         """Make sure of ``n`` metadata blocks, with ``drop`` of what it takes to let go of a tree too."""

@@ -13,12 +13,14 @@ from typing import Self
 import numpy as np
 
 from lamella._kernels import thinpool, thintree
+from lamella.block.checking import Problem, check
 from lamella.block.datafile import DataFile
+from lamella.block.delta import compare_roots
 from lamella.block.device import ThinDevice
-from lamella.block.extents import ExtentTable
+from lamella.block.extents import DeltaTable, ExtentTable
 from lamella.block.live import MESSAGE_NEED, LivePool
 from lamella.block.mapping import DETAILS, record
-from lamella.block.metadata import load_superblock
+from lamella.block.metadata import Metadata, load_superblock
 from lamella.block.modes import PoolUsage, check_block_size, exclusively
 from lamella.block.superblock import is_unformatted
 from lamella.block.transaction import MetadataDevice, Transaction
@@ -200,6 +202,26 @@ class ThinPool(LivePool):
             tables = list(self._metadata().extents(root=root))
             none = np.empty(0, np.int64)
             return ExtentTable(*(np.concatenate([none, *(table.columns[k] for table in tables)]) for k in range(4)))
+
+    def delta(self, left: int, right: int) -> DeltaTable:
+        """Return where two devices differ, as runs: by data block, so what was copied and not changed is different.
+
+        It costs what differs where one is a snapshot of the other: what they share is not read.
+        """
+        with self.working() as data_file:
+            roots = (int(self._mapping(dev_id).tree[0]) for dev_id in (left, right))
+            space = self._transaction.space
+            tables = list(compare_roots(space.memory, space.fd, *roots, nr_data_blocks=data_file.nblocks))
+            none = np.empty(0, np.int64)
+            return DeltaTable(*(np.concatenate([none, *(table.columns[k] for table in tables)]) for k in range(5)))
+
+    def check(self) -> list[Problem]:
+        """Commit, read all metadata from the device, and return what is wrong with them: nothing, normally."""
+        with self.working():
+            if self.may_write:
+                self._commit()
+            with Metadata.open(self._transaction.device.fd) as metadata:
+                return check(metadata)
 
     def _check_new(self, dev_id: int) -> None:
         if not 0 <= dev_id < MOST_DEVICES:
