@@ -470,11 +470,15 @@ def last(tuple parts not None, uint64_t root):
 
 
 def spare(tuple parts not None):
-    """Return (metadata blocks that a message may take and leave enough for a commit, what dropping a device may take)."""
+    """Return what messages may take: metadata blocks beyond what a commit may take, and what, at most, two things take.
+
+    These are a key put into both trees of devices or taken out of them, and a tree let go of.
+    """
     cdef Txn t
     try:
         txn_acquire(&t, parts)
-        return t.b.n_free - commit_need(&t), t.n_bitmaps + 2 * t.b.data_counts.n_nodes + 4
+        return (t.b.n_free - commit_need(&t), 2 * min(t.b.mapping.n_nodes, 4) + 2 * min(t.b.details.n_nodes, 4) + 4,
+                t.n_bitmaps + 2 * t.b.data_counts.n_nodes + 4)
     finally:
         txn_release(&t)
 

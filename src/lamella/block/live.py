@@ -20,7 +20,6 @@ from lamella.errors import MetadataError, PoolFullError
 
 __all__ = ["LivePool"]
 
-MESSAGE_NEED = 24  # metadata blocks: ways to two keys in both trees of devices, divided
 KINDS = {thinpool.DATA_FULL: "data", thinpool.METADATA_FULL: "metadata"}
 
 
@@ -128,11 +127,11 @@ class LivePool:
         now = dataclasses.replace(was, data_sm=data_sm, data_root=space["mapping"], details_root=space["details"])
         return Metadata(space.memory, space.fd, now)
 
-    def _room(self, n: int, *, drop: bool = False) -> None:
-        """Make sure of ``n`` metadata blocks, with ``drop`` of what it takes to let go of a tree too."""
+    def _room(self, keys: int, *, drop: bool = False, more: int = 0) -> None:
+        """Make sure of the metadata blocks for so many devices put or removed, with ``drop`` to let go of a tree, and more."""
         for again in (True, False):
-            there, to_drop = thinpool.spare(self._transaction.space.parts)
-            if there >= n + drop * to_drop:
+            there, key, tree = thinpool.spare(self._transaction.space.parts)
+            if there >= keys * key + drop * tree + more:
                 return
             if again:
                 self._reclaim()
@@ -189,7 +188,7 @@ class LivePool:
         before = mapping.mapped_blocks
         if not self.may_write:
             return 0
-        self._room(MESSAGE_NEED)
+        self._room(1)
         tries = 2
         while tries:
             with self._changing():
@@ -212,7 +211,7 @@ class LivePool:
             if self.may_write and (nblocks, data_blocks) != (space.nblocks, space["data_blocks"]):
                 bitmaps = (data_blocks - space["data_blocks"]) // 16320 + 2
                 if nblocks == space.nblocks:
-                    self._room(2 * bitmaps + MESSAGE_NEED)
+                    self._room(1, more=2 * bitmaps)
                 with self._changing():
                     space.grow(nblocks, data_blocks)
                 self._commit()

@@ -18,7 +18,7 @@ from lamella.block.datafile import DataFile
 from lamella.block.delta import compare_roots
 from lamella.block.device import ThinDevice
 from lamella.block.extents import DeltaTable, ExtentTable
-from lamella.block.live import MESSAGE_NEED, LivePool
+from lamella.block.live import LivePool
 from lamella.block.mapping import DETAILS, record
 from lamella.block.metadata import Metadata, load_superblock
 from lamella.block.modes import PoolUsage, check_block_size, exclusively
@@ -96,7 +96,7 @@ class ThinPool(LivePool):
         """Make an empty device. EEXIST; EINVAL for an id of 2**24 or more."""
         with self._message():
             self._check_new(dev_id)
-            self._room(MESSAGE_NEED)
+            self._room(1)
             time = self._transaction.space["time"]
             with self._changing():
                 root = thinpool.make(self._transaction.space.parts)
@@ -119,7 +119,7 @@ class ThinPool(LivePool):
         time = space["time"] + 1
         if time >= MOST_TIME:
             raise LimitExceededError("snapshot clock", time)
-        self._room(2 * MESSAGE_NEED)
+        self._room(2)
         with self._changing():
             space["time"] = time
             source.snapshotted_time, source.changed = time, True
@@ -135,7 +135,7 @@ class ThinPool(LivePool):
             mapping = self._mapping(dev_id)
             if mapping.n_open:
                 raise OSError(EBUSY, f"thin device {dev_id} is open")
-            self._room(MESSAGE_NEED, drop=True)
+            self._room(1, drop=True)
             with self._changing():
                 parts = self._transaction.space.parts
                 thintree.remove(parts, thintree.DETAILS, dev_id)
@@ -159,7 +159,7 @@ class ThinPool(LivePool):
             if self._transaction.space["held_root"]:
                 raise OSError(EBUSY, "a metadata snapshot is held already")
             self._commit()
-            self._room(MESSAGE_NEED)
+            self._room(1)
             space = self._transaction.space
             with self._changing():
                 space["held_root"] = thinpool.copy_superblock(space.parts, self._transaction.copy_for_snapshot())
@@ -175,7 +175,7 @@ class ThinPool(LivePool):
             held = space["held_root"]
             if not held:
                 raise OSError(EINVAL, "no metadata snapshot is held")
-            self._room(MESSAGE_NEED, drop=True)
+            self._room(1, drop=True)
             with self._changing():
                 copy = load_superblock(space.memory, space.fd, held)
                 thinpool.release(space.parts, held)
