@@ -18,7 +18,7 @@ FUNCTIONS = {
 }  # fmt: skip
 CLASSES = {
     "ApplyResult", "Change", "ChangeKind", "Changeset", "Entry", "EntryTable", "EntryType", "IdMap", "LayerInfo",
-    "LayerReader", "Limits", "Policy", "Progress", "Store", "Why",
+    "LayerReader", "Limits", "Policy", "Progress", "Store", "ThinPool", "Why",
 }  # fmt: skip
 MODULES = {"algebra", "errors"}
 ERRORS = {

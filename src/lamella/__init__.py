@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lamella import errors
 
 if TYPE_CHECKING:
+    from lamella.block.pool import ThinPool
     from lamella.drivers.registry import probe_drivers
     from lamella.image.image import open_image
     from lamella.layer import algebra
@@ -50,6 +51,7 @@ __all__ = [
     "Policy",
     "Progress",
     "Store",
+    "ThinPool",
     "Why",
     "algebra",
     "apply",
@@ -66,6 +68,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "block.pool": ("ThinPool",),
     "drivers.registry": ("probe_drivers",),
     "image.image": ("open_image",),
     "layer.apply": ("ApplyResult", "apply"),

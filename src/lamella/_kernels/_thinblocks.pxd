@@ -10,8 +10,8 @@ from libc.string cimport memset, strerror
 from lamella._kernels._crc32c cimport lam_crc32c_four
 from lamella._kernels._syscall cimport lam_call
 from lamella._kernels._thindisk cimport (
-    FAULT_CHECKSUM, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ, FAULT_SPARSE,
-    FAULT_TWICE, META_BLOCK, SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
+    FAULT_CHECKSUM, FAULT_COUNT, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ,
+    FAULT_SPARSE, FAULT_TWICE, META_BLOCK, SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
 
 cdef extern from *:
     """
@@ -33,6 +33,11 @@ cdef enum BlockState:            # bits
     HELD = 1                     # read, or made: its place has its bytes
     CHECKED = 2                  # ... and checksum and number were right
     FRESH = 4                    # made in this transaction: may be changed in place, is to be written
+    USED = 8                     # the committed transaction needs it: not to be given out, whatever its count is now
+    DIRTY = 16                   # its count is not yet in the metadata space map's bitmaps
+    AS_BITMAP = 32               # a FRESH block is a tree node, or a bitmap,
+    AS_INDEX = 64                # or the index of the metadata space map,
+    AS_SUPERBLOCK = 96           # or a copy of the superblock
 
 cdef enum:
     WINDOW = 64                  # blocks of a window; 256 KiB stay in the second cache
@@ -189,6 +194,8 @@ cdef inline int meta_raise(const Meta* m) except -1:
         what = "a tree node has too few entries"
     elif m.fault == FAULT_TWICE:
         what = "is part of something else, too"
+    elif m.fault == FAULT_COUNT:
+        what = "reference count is wrong"
     else:
         what = "a value that cannot be"
     raise MetadataError(f"metadata block {m.bad}: {what}", block=m.bad)

@@ -56,6 +56,8 @@ cdef enum FaultKind:             # what is wrong with a block; lamella.block.met
     FAULT_VALUE = 8              # a leaf's value that cannot be
     FAULT_SPARSE = 9             # a node that is no root has less than a third of its entries
     FAULT_TWICE = 10             # the block is part of something else, too
+    FAULT_COUNT = 11             # something points at the block, and its count says no, or a count would not fit
+    FAULT_FULL = 12              # no block is free; nothing is damaged
 
 cdef inline uint32_t block_sum(const uint8_t* block, uint32_t salt) noexcept nogil:
     """Return the checksum that ``block`` should have as a block of that kind."""

@@ -59,6 +59,7 @@ PEERS: tuple[Peer, ...] = (
     Peer("ctr", "containerd", "ctr"),
     Peer("containerd", "containerd", "containerd"),
     Peer("dockerd", "docker.io", "dockerd"),
+    Peer("thin_check", "thin-provisioning-tools", "thin_check", "-V"),
     Peer("docker-squash", "docker_squash"),
     Peer("oci-squash", "oci_squash"),
     Peer("thin-provisioning-tools", "thin-provisioning-tools", "thin_check", leaves_out="counts of data blocks"),

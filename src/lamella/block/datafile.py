@@ -1,0 +1,97 @@
+"""The data device of a thin pool: runs of blocks read, written, copied, given back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamella._kernels import thinpool
+
+__all__ = ["DataFile", "Run", "runs_of"]
+
+Column = NDArray[np.int64]
+Run = tuple[int, int, int]
+_CHUNK = 1 << 20
+_CANNOT = {errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS}  # copying inside the kernel, or giving back
+
+
+def runs_of(data: Column) -> Iterator[Run]:
+    """Yield runs of a column of data blocks as (place in the column, data block, length); runs of none have -1."""
+    if not len(data):
+        return
+    none = data < 0
+    goes_on = np.where(none[1:], none[:-1], ~none[:-1] & (np.diff(data) == 1))
+    cuts = np.flatnonzero(~goes_on) + 1
+    begins = [0, *cuts.tolist()]
+    for begin, end in zip(begins, [*begins[1:], len(data)], strict=True):
+        yield begin, int(data[begin]), end - begin
+
+
+class DataFile:
+    """A file or block device of blocks of ``nbytes``."""
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        self.fd = fd
+        self.nbytes = nbytes
+        self.dirty = False
+
+    @property
+    def nblocks(self) -> int:
+        """Whole blocks that there are."""
+        return os.lseek(self.fd, 0, os.SEEK_END) // self.nbytes
+
+    def read(self, into: memoryview, offset: int) -> None:
+        """Fill ``into``."""
+        while into:
+            n = os.preadv(self.fd, [into], offset)
+            if n == 0:
+                raise OSError(errno.EIO, f"the data device ends at byte {offset}")
+            into, offset = into[n:], offset + n
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of ``data``."""
+        self.dirty = True
+        while data:
+            n = os.pwrite(self.fd, data, offset)
+            data, offset = data[n:], offset + n
+
+    def copy(self, source: int, target: int, nbytes: int) -> None:
+        """Copy bytes from one offset to another."""
+        self.dirty = True
+        while nbytes:
+            try:
+                n = os.copy_file_range(self.fd, self.fd, nbytes, source, target)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+                n = 0
+            if n == 0:
+                n = min(nbytes, _CHUNK)
+                piece = memoryview(bytearray(n))
+                self.read(piece, source)
+                self.write(piece, target)
+            source, target, nbytes = source + n, target + n, nbytes - n
+
+    def zero(self, offset: int, nbytes: int) -> None:
+        """Write zeros."""
+        zeros = memoryview(bytes(min(nbytes, _CHUNK)))
+        for at in range(offset, offset + nbytes, _CHUNK):
+            self.write(zeros[: offset + nbytes - at], at)
+
+    def give_back(self, blocks: Column) -> None:
+        """Tell the device that it need not keep these blocks, where it can be told."""
+        try:
+            thinpool.punch(self.fd, np.sort(blocks), self.nbytes)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+
+    def sync(self) -> None:
+        """Return when everything written so far would survive a loss of power."""
+        if self.dirty:
+            os.fdatasync(self.fd)
+            self.dirty = False
