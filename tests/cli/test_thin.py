@@ -84,7 +84,7 @@ def test_ls_of_what_thin_restore_wrote(found, home):
         assert ours == tool("thin_ls", "-o", ",".join(FIELDS), path)[1]
 
 
-@given(sectors=st.lists(st.integers(0, 54).flatmap(lambda bits: st.integers(0, 2**bits)), min_size=1, max_size=126))
+@given(sectors=st.lists(st.integers(0, 46).flatmap(lambda bits: st.integers(0, 2**bits)), min_size=1, max_size=126))
 def test_units(sectors, home):
     """Sizes of any magnitude are rounded and cut off as thin_ls does: they are written into details by hand."""
     with images.folder(home) as folder:
@@ -97,7 +97,7 @@ def test_units(sectors, home):
         thinmeta.seal(memoryview(data)[4096 * root : 4096 * root + 4096], root, thinread.NODE)
         path.write_bytes(data)
         printed = tool("thin_ls", "--no-headers", "-o", "MAPPED", path)[1].split()
-        assert printed == [disk_units(mapped * 128 * 512 % 2**64) for mapped in sectors]
+        assert printed == [disk_units(mapped * 128 * 512) for mapped in sectors]
 
 
 def test_an_unknown_field(lamella, scratch):

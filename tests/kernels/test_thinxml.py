@@ -28,7 +28,14 @@ RUNS = st.lists(st.tuples(NUMBERS, NUMBERS, st.just(1) | st.integers(1, 10**7), 
 # -- runs to text ---------------------------------------------------------------------------------------------------
 
 
+FORMS = [thinxml.XML, thinxml.HUMAN, thinxml.RANGE, thinxml.PAIR]
+
+
 def line_of(form: int, thin: int, data: int, length: int, time: int) -> str:
+    if form == thinxml.RANGE:
+        return f'      <range begin="{thin}" data_begin="{data}" length="{length}"/>\n'
+    if form == thinxml.PAIR:
+        return f'      <range begin="{thin}" left_data_begin="{data}" right_data_begin="{time}" length="{length}"/>\n'
     if form == thinxml.XML and length == 1:
         return f'    <single_mapping origin_block="{thin}" data_block="{data}" time="{time}"/>\n'
     if form == thinxml.XML:
@@ -50,14 +57,14 @@ def rendered(runs: list[Run], form: int, room: int) -> str:
     return text
 
 
-@given(RUNS, st.sampled_from([thinxml.XML, thinxml.HUMAN]), st.integers(thinxml.LINE_NBYTES, 500))
+@given(RUNS, st.sampled_from(FORMS), st.integers(thinxml.LINE_NBYTES, 500))
 def test_lines(runs, form, room):
     assert rendered(runs, form, room) == "".join(line_of(form, *run) for run in runs)
 
 
 def test_the_longest_line_fits():
     most = 2**63 - 1
-    for form in (thinxml.XML, thinxml.HUMAN):
+    for form in FORMS:
         for run in [(most, most, most, most), (most, most, 1, most), (-1, -1, -1, -1)]:
             assert len(rendered([run], form, thinxml.LINE_NBYTES)) <= thinxml.LINE_NBYTES
 

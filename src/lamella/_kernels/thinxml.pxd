@@ -18,6 +18,8 @@ cdef enum:
 cdef enum Form:
     FORM_XML = 0
     FORM_HUMAN = 1
+    FORM_RANGE = 2               # of a delta: where it has data on one side, or the same on both
+    FORM_PAIR = 3                # ... other data on either side; ``time`` has the right one's
 
 cdef enum:                       # attributes: where ``values`` has them; "time" of a mapping goes to its row
     A_TIME = 0

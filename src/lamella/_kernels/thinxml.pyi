@@ -4,6 +4,8 @@ STATE_NBYTES: int
 LINE_NBYTES: int
 XML: int
 HUMAN: int
+RANGE: int
+PAIR: int
 MORE: int
 FULL: int
 SUPERBLOCK: int

@@ -2,9 +2,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from lamella._kernels._status cimport BAD_FORMAT, NEED_INPUT, OK, OUTPUT_FULL, SPECIAL
+from lamella._kernels._thinlines cimport lam_human_line, lam_pair_line, lam_range_line, lam_xml_line
 
 STATE_NBYTES, LINE_NBYTES = sizeof(XmlState), LINE_MOST
-XML, HUMAN = FORM_XML, FORM_HUMAN
+XML, HUMAN, RANGE, PAIR = FORM_XML, FORM_HUMAN, FORM_RANGE, FORM_PAIR
 MORE, FULL = 0, -1
 SUPERBLOCK, DEVICE, DEVICE_END, SUPERBLOCK_END = X_SUPERBLOCK, X_DEVICE, X_DEVICE_END, X_SUPERBLOCK_END
 
@@ -16,19 +17,6 @@ cdef enum:
 
 cdef extern from *:
     """
-    static const char lam_pairs[] =
-        "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051"
-        "525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-    static inline uint8_t *lam_number(uint8_t *out, uint64_t v) {
-        /* decimal digits of v */
-        uint8_t digits[20], *p = digits + 20;
-        while (v >= 100) { p -= 2; memcpy(p, lam_pairs + v % 100 * 2, 2); v /= 100; }
-        if (v >= 10) { p -= 2; memcpy(p, lam_pairs + v * 2, 2); } else *--p = (uint8_t)('0' + v);
-        memcpy(out, p, digits + 20 - p);
-        return out + (digits + 20 - p);
-    }
-    static inline uint8_t *lam_text(uint8_t *out, const char *text, size_t n) { memcpy(out, text, n); return out + n; }
-    #define LAM_TEXT(out, text) lam_text(out, text, sizeof(text) - 1)
     static inline const uint8_t *lam_after(const uint8_t *p, const char *text, size_t n) {
         return memcmp(p, text, n) == 0 ? p + n : NULL;
     }
@@ -41,32 +29,6 @@ cdef extern from *:
         while ((digit = *p - (unsigned)'0') < 10 && p < begin + 18) { n = n * 10 + digit; p++; }
         *v = (int64_t)n;
         return p == begin || digit < 10 ? NULL : p;
-    }
-    static inline uint8_t *lam_xml_line(uint8_t *o, int64_t thin, int64_t data, int64_t length, int64_t time) {
-        if (length == 1) {
-            o = lam_number(LAM_TEXT(o, "    <single_mapping origin_block=\\""), (uint64_t)thin);
-            o = lam_number(LAM_TEXT(o, "\\" data_block=\\""), (uint64_t)data);
-        } else {
-            o = lam_number(LAM_TEXT(o, "    <range_mapping origin_begin=\\""), (uint64_t)thin);
-            o = lam_number(LAM_TEXT(o, "\\" data_begin=\\""), (uint64_t)data);
-            o = lam_number(LAM_TEXT(o, "\\" length=\\""), (uint64_t)length);
-        }
-        o = lam_number(LAM_TEXT(o, "\\" time=\\""), (uint64_t)time);
-        return LAM_TEXT(o, "\\"/>\\n");
-    }
-    static inline uint8_t *lam_human_line(uint8_t *o, int64_t thin, int64_t data, int64_t length, int64_t time) {
-        if (length == 1) {
-            o = lam_number(LAM_TEXT(o, "    "), (uint64_t)thin);
-            o = lam_number(LAM_TEXT(o, " -> "), (uint64_t)data);
-        } else {
-            o = lam_number(LAM_TEXT(o, "    ("), (uint64_t)thin);
-            o = lam_number(LAM_TEXT(o, ".."), (uint64_t)thin + (uint64_t)length - 1);
-            o = lam_number(LAM_TEXT(o, ") -> ("), (uint64_t)data);
-            o = lam_number(LAM_TEXT(o, ".."), (uint64_t)data + (uint64_t)length - 1);
-            o = LAM_TEXT(o, ")");
-        }
-        o = lam_number(LAM_TEXT(o, ", "), (uint64_t)time);
-        return LAM_TEXT(o, "\\n");
     }
     static const uint8_t *lam_mapping(const uint8_t *p, int64_t row[4]) {
         /* a mapping just as thin_dump writes it, NEAR bytes readable; what is behind it, NULL for anything else */
@@ -93,8 +55,6 @@ cdef extern from *:
         return 99;
     }
     """
-    uint8_t* lam_xml_line(uint8_t* o, int64_t thin, int64_t data, int64_t length, int64_t time) noexcept nogil
-    uint8_t* lam_human_line(uint8_t* o, int64_t thin, int64_t data, int64_t length, int64_t time) noexcept nogil
     const uint8_t* lam_mapping(const uint8_t* p, int64_t* row) noexcept nogil
     int lam_attribute(const uint8_t* p, long n) noexcept nogil
 
@@ -108,8 +68,12 @@ cdef Py_ssize_t render_runs(const int64_t* thin, const int64_t* data, const int6
     while begin < end and n - (o - out) >= LINE_MOST:
         if form == FORM_XML:
             o = lam_xml_line(o, thin[begin], data[begin], length[begin], time[begin])
-        else:
+        elif form == FORM_HUMAN:
             o = lam_human_line(o, thin[begin], data[begin], length[begin], time[begin])
+        elif form == FORM_RANGE:
+            o = lam_range_line(o, thin[begin], data[begin], length[begin])
+        else:
+            o = lam_pair_line(o, thin[begin], data[begin], time[begin], length[begin])
         begin += 1
     used[0] = o - out
     return begin

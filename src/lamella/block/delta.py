@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
 from lamella._kernels import thindelta
 from lamella.block.extents import DeltaKind, DeltaTable
+from lamella.block.lines import PAIR, RANGE, Lines
 from lamella.block.memory import Memory, new_window
 from lamella.block.metadata import Metadata
 
@@ -74,19 +76,18 @@ def _flat(table: DeltaTable) -> str:
 
 def _grouped(tables: Iterator[DeltaTable]) -> Iterator[str]:
     """Put rows of one kind that follow each other into one element."""
-    before = None
+    before, lines = None, Lines()
     for table in tables:
-        lines = []
-        for kind, begin, length, left, right in table:
-            if kind is not before:
-                lines.append("" if before is None else f"    </{_NAMES[before]}>\n")
-                lines.append(f"    <{_NAMES[kind]}>\n")
-                before = kind
-            if kind is DeltaKind.DIFFERENT:
-                data = f'left_data_begin="{left}" right_data_begin="{right}"'
-            else:
-                data = f'data_begin="{max(left, right)}"'
-            lines.append(f'      <range begin="{begin}" {data} length="{length}"/>\n')
-        yield "".join(lines)
+        cuts = [0, *(np.flatnonzero(np.diff(table.kind)) + 1).tolist(), len(table)]
+        for begin, end in pairwise(cuts):
+            name = _NAMES[table.kind[begin]]
+            if name != before:
+                yield f"    <{name}>\n" if before is None else f"    </{before}>\n    <{name}>\n"
+                before = name
+            form = PAIR if table.kind[begin] == DeltaKind.DIFFERENT else RANGE
+            left, right = table.left_begin[begin:end], table.right_begin[begin:end]
+            data = left if form == PAIR else np.maximum(left, right)
+            for piece in lines.of(form, table.begin[begin:end], data, table.length[begin:end], right):
+                yield str(piece, "ascii")
     if before is not None:
-        yield f"    </{_NAMES[before]}>\n"
+        yield f"    </{before}>\n"

@@ -6,17 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from lamella._kernels import thinxml
 from lamella.block.extents import ExtentTable
+from lamella.block.lines import HUMAN, XML, Lines
 from lamella.block.metadata import DeviceDetails, Metadata
 
 __all__ = ["Overrides", "dump"]
 
 Form = Literal["xml", "human_readable"]
-_ROOM = 1 << 18
-_FORMS = {"xml": thinxml.XML, "human_readable": thinxml.HUMAN}
+_FORMS = {"xml": XML, "human_readable": HUMAN}
 _HEAD = {
     "xml": '<superblock uuid="{}" time="{}" transaction="{}" flags="{}" version="{}" data_block_size="{}" '
     'nr_data_blocks="{}">\n',
@@ -68,7 +65,7 @@ def dump(
     transaction, block_size, nr_blocks = overrides.over(found.transaction_id, found.data_block_size, found.data_sm.nblocks)
     head = ("", found.time, transaction, found.flags, found.version, block_size, nr_blocks)
     write(_HEAD[form].format(*head).encode())
-    room = np.empty(_ROOM, np.uint8)
+    lines = Lines()
     roots = metadata.roots()
     for device in metadata.devices():
         if dev_ids and device.dev_id not in dev_ids:
@@ -76,7 +73,8 @@ def dump(
         write(_DEVICE[form].format(*device).encode())
         if mappings:
             for table in _extents(metadata, device, roots):
-                _render(table, _FORMS[form], room, write)
+                for piece in lines.of(_FORMS[form], *table.columns):
+                    write(piece)
         write(_DEVICE_END[form].encode())
     write(_END[form].encode())
 
@@ -84,10 +82,3 @@ def dump(
 def _extents(metadata: Metadata, device: DeviceDetails, roots: dict[int, int]) -> Iterator[ExtentTable]:
     root = roots.get(device.dev_id)
     return metadata.extents(device.dev_id) if root is None else metadata.extents(root=root)  # the former says what is wrong
-
-
-def _render(table: ExtentTable, form: int, room: np.ndarray[Any, np.dtype[np.uint8]], write: Callable[[Any], object]) -> None:
-    row = 0
-    while row < len(table):
-        row, used = thinxml.render(*table.columns, row, form, room)
-        write(memoryview(room)[:used])
