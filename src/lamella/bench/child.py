@@ -18,6 +18,7 @@ from typing import Any
 from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
+from lamella.bench.pool import JOBS as POOL_JOBS
 from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
 from lamella.bench.thin import JOBS as THIN_JOBS
 
@@ -166,6 +167,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     "zlib": _zlib,
     **IMAGE_JOBS,
     **THIN_JOBS,
+    **POOL_JOBS,
     **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS).items()},
 }
 

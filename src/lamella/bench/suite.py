@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, snapshots, thin, uppers, workloads
+from lamella.bench import costs, driver_costs, gate, image_tasks, machine, peers, pool, snapshots, thin, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -91,7 +91,7 @@ def run_suite(
     result.load["after"] = machine.load()
     found = {(run.panel, run.fs, run.contender): run for run in result.runs}
     entries = result.corpus.get("entries", 0)
-    result.figures = gate.judge((*gate.TARGETS, *thin.TARGETS, *_costs(quick=quick)), found, entries)
+    result.figures = gate.judge((*gate.TARGETS, *thin.TARGETS, *pool.TARGETS, *_costs(quick=quick)), found, entries)
     return result
 
 
@@ -220,6 +220,7 @@ class _FreePart:
         tmpfs, btrfs = Tmpfs(home), _btrfs(home)
         return [
             *thin.extents(tmpfs, quick=self._quick),
+            pool.pool_map(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),
