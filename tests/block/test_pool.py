@@ -138,6 +138,19 @@ def test_only_what_is_not_written_is_copied(pool, monkeypatch):
         assert copied == [10, pools.BLOCK - 10]
 
 
+@pytest.mark.parametrize("n", [1, 400])
+def test_a_metadata_snapshot_shares_nodes_with_the_pool(scratch, pool, n):
+    """What lies below a node that both have is counted once: all of it, or some leaves of the tree of devices."""
+    pool.create_thin(0)
+    for number in range(1, n):
+        pool._snapshot(number, 0)
+    pool.reserve_metadata_snap()
+    assert pool.check() == []
+    pool.create_thin(1 << 20)
+    assert pool.check() == []
+    pools.recount(scratch / "metadata")
+
+
 def test_data_that_nobody_has_are_given_back(scratch, pool):
     pool.create_thin(0)
     with pool.device(0, nblocks=8) as device:
