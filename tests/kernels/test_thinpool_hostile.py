@@ -193,7 +193,7 @@ def test_empty_batches():
         lambda p, two: thinpool.copy_superblock(p, bytes(5)),
         lambda p, two: thinpool.punch(-len(p), two, 0),
         lambda p, two: thinpool.punch(-len(p), two - 1, 1 << 16),
-        lambda p, two: thinspace.load(p, two),
+        thinspace.load,
         lambda p, two: thinspace.seal(p, 0, two, np.empty(1, np.int64)),
         lambda p, two: thintree.find(p, 2, 0),
         lambda p, two: thintree.put(p, thintree.MAPPING, 0, b"short"),
