@@ -52,12 +52,12 @@ def recount(image: Path) -> None:
 
 
 def provision(device: ThinDevice, blocks: object) -> tuple[np.ndarray, np.ndarray]:
-    """Write to blocks without writing data: what pwrite does to the map. Return data blocks before and after."""
+    """Write to blocks without writing data: what pwrite does to the map. Return the blocks, ascending, and where they lie."""
     pool, mapping = device._pool, device._mapping
     with pool.working():
         plan = pool.planned(mapping, np.ascontiguousarray(blocks, np.int64))
         pool.remap(mapping, plan)
-    return plan.old, plan.target
+    return plan.blocks, plan.target
 
 
 class Both:

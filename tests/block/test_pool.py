@@ -21,7 +21,7 @@ TOOLS = pytest.mark.requires("thin_check", "thin_dump")
 
 def refusal(call, *arguments, **keywords) -> int:
     """Return the errno of a refusal."""
-    with pytest.raises(OSError) as refused:
+    with pytest.raises(OSError, match=".") as refused:
         call(*arguments, **keywords)
     return refused.value.errno
 
@@ -136,6 +136,19 @@ def test_only_what_is_not_written_is_copied(pool, monkeypatch):
         assert copied == [10, pools.BLOCK - 10]
         device.pwrite(b"d" * pools.BLOCK, 20)  # its own already
         assert copied == [10, pools.BLOCK - 10]
+
+
+@pytest.mark.parametrize("n", [1, 400])
+def test_a_metadata_snapshot_shares_nodes_with_the_pool(scratch, pool, n):
+    """What lies below a node that both have is counted once: all of it, or some leaves of the tree of devices."""
+    pool.create_thin(0)
+    for number in range(1, n):
+        pool._snapshot(number, 0)
+    pool.reserve_metadata_snap()
+    assert pool.check() == []
+    pool.create_thin(1 << 20)
+    assert pool.check() == []
+    pools.recount(scratch / "metadata")
 
 
 def test_data_that_nobody_has_are_given_back(scratch, pool):

@@ -35,8 +35,8 @@ def agree(device, model: dict[int, int]) -> None:
 
 
 def write(device, blocks, model: dict[int, int]) -> None:
-    _, target = pools.provision(device, blocks)
-    model.update(zip(np.asarray(blocks).tolist(), target.tolist(), strict=True))
+    blocks, target = pools.provision(device, blocks)
+    model.update(zip(blocks.tolist(), target.tolist(), strict=True))
 
 
 def test_random_order_and_ranges(pool, scratch):

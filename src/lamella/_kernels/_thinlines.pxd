@@ -1,4 +1,4 @@
-"""Lines of text about mappings, as thin_dump and thin_delta 0.9.0 write them. A line has at most LINE_MOST bytes (thinxml.pxd)."""
+"""Lines of text about mappings, as thin_dump and thin_delta 0.9.0 write them, of at most LINE_MOST bytes (thinxml.pxd)."""
 from libc.stdint cimport int64_t, uint8_t
 
 cdef extern from *:

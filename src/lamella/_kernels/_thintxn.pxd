@@ -74,8 +74,8 @@ cdef struct Txn:
 
 cdef inline int64_t block_new(Txn* t, uint8_t kind) noexcept nogil:
     """Take a free block, zeroed, with one owner; -1 and FAULT_FULL where there is none."""
-    cdef int64_t k, b = t.b.cursor
-    for k in range(t.m.n_blocks):
+    cdef int64_t _k, b = t.b.cursor
+    for _k in range(t.m.n_blocks):
         if b < 0 or b >= t.m.n_blocks:
             b = 0
         if t.counts[b] == 0 and not t.m.state[b] & USED:

@@ -5,12 +5,8 @@ of data in between: ``plan`` finds blocks that need a new data block (unmapped, 
 takes these, ``remap`` maps them; ``forget`` gives them back instead. ``plan`` asks first whether data blocks and metadata
 blocks suffice, for itself, ``remap`` and the commit, in the worst case: once it has begun, none of them runs out.
 """
-from libc.stdint cimport int64_t, uint64_t
-from lamella._kernels._thinblocks cimport Meta
+from libc.stdint cimport int64_t
 from lamella._kernels._thintxn cimport Tree, Txn
-
-# Look ``n`` blocks up: data block and time, -1 both where nothing is mapped; -1 and a fault. Any order; ascending is quick.
-cdef int look_up(Meta* m, uint64_t root, const int64_t* blocks, Py_ssize_t n, int64_t* data, int64_t* time) noexcept nogil
 
 # Map blocks[k] to data[k] at the pool's time, where that is not negative; what it was mapped to loses an owner
 cdef int re_map(Txn* t, Tree* tree, int64_t* n_mapped, const int64_t* blocks, const int64_t* data,

@@ -1,138 +1,31 @@
 """Mappings of a thin device in batches. See thinpool.pxd."""
+from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strerror
 from lamella._kernels._syscall cimport lam_call
-from lamella._kernels._thinblocks cimport AS_SUPERBLOCK, Meta, meta_fail, meta_node
+from lamella._kernels._thinblocks cimport AS_SUPERBLOCK, meta_fail
 from lamella._kernels._thindisk cimport (
-    BITMAP_COUNTS, DETAILS_SIZE, FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, META_BLOCK, NODE_HEADER,
-    NODE_INTERNAL, TIME_BITS, get64, node_find, node_flags, node_key, node_n,
+    BITMAP_COUNTS, DETAILS_SIZE, FAULT_VALUE, MAPPING_SIZE, META_BLOCK, TIME_BITS, get64, node_find, node_key, node_n,
     node_value, put64)
+from lamella._kernels._thinlook cimport LEAF_ENTRIES, TIME_MASK, look_up, tree_depth
 from lamella._kernels._thinnode cimport node_at, node_full, node_insert, node_seek
 from lamella._kernels._thintxn cimport (
     LEAF_DATA, LEAF_PLAIN, LEAF_TREES, Tree, Txn, block_drop, block_new, block_take, txn_acquire, txn_raise, txn_release)
 from lamella._kernels.thinspace cimport data_change, data_new, data_owners
-from lamella._kernels.thintree cimport Path, tree_begin, tree_cut, tree_drop, tree_find, tree_last, tree_nodes, tree_path
+from lamella._kernels.thintree cimport Path, tree_begin, tree_cut, tree_drop, tree_last, tree_nodes, tree_path
 
-cdef extern from *:
-    """
-    #include <linux/falloc.h>
-    static inline long lam_punch(int fd, int64_t off, int64_t n) {
-        long r;
-        LAM_CALL(r, SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, n, 0, 0);
-        return r;
-    }
-    """
-    long lam_punch(int fd, int64_t off, int64_t n) noexcept nogil
-    void __builtin_prefetch(const void* p) noexcept nogil
+cdef extern from "<linux/falloc.h>" nogil:
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+
+cdef extern from "<sys/syscall.h>" nogil:
+    int SYS_fallocate
 
 cdef enum:
-    GROUP = 16                   # look-ups under way at a time: their leaves come from memory meanwhile
-    LEAF_ENTRIES = 252           # of a leaf of mappings
     DATA_FULL_ = 1
     METADATA_FULL_ = 2
 
 FITS, DATA_FULL, METADATA_FULL = 0, DATA_FULL_, METADATA_FULL_
-cdef uint64_t TIME_MASK = (1 << TIME_BITS) - 1
 cdef uint64_t MOST_DATA = 1 << 40
-
-
-cdef int _depth(Meta* m, uint64_t root) noexcept nogil:
-    """Count the nodes on the way to the first leaf of a device's tree; -1."""
-    cdef const uint8_t* node
-    cdef int depth
-    for depth in range(1, MAX_DEPTH):
-        node = meta_node(m, root, MAPPING_SIZE)
-        if node == NULL:
-            return -1
-        if node_flags(node) != NODE_INTERNAL:
-            return depth
-        root = get64(node_value(node, 0))
-    return meta_fail(m, root, FAULT_DEPTH)
-
-
-cdef struct Finger:              # where the last look-up went
-    uint64_t leaf                # block
-    uint64_t low                 # keys from low to high, both included, belong into it
-    uint64_t high
-
-
-cdef int _descend(Meta* m, uint64_t root, int depth, uint64_t key, Finger* f) noexcept nogil:
-    """Go down to the leaf for ``key``, without touching it but by prefetch; -1."""
-    cdef const uint8_t* node
-    cdef const uint8_t* place
-    cdef int64_t i
-    cdef int level
-    f.low, f.high = 0, <uint64_t>-1
-    for level in range(depth - 1):
-        node = meta_node(m, root, MAPPING_SIZE)
-        if node == NULL:
-            return -1
-        if node_flags(node) != NODE_INTERNAL:
-            break
-        i = node_seek(node, key)
-        if i > 0:
-            f.low = max(f.low, node_key(node, <uint32_t>i))
-        i = max(i, 0)
-        if i + 1 < node_n(node):
-            f.high = min(f.high, node_key(node, <uint32_t>(i + 1)) - 1)
-        root = get64(node_value(node, <uint32_t>i))
-    f.leaf = root
-    if root < <uint64_t>m.n_blocks:
-        place = m.arena + root * META_BLOCK
-        __builtin_prefetch(place)
-        __builtin_prefetch(m.state + root)
-        if key - f.low < LEAF_ENTRIES:             # where it is if the leaf has no gaps
-            __builtin_prefetch(place + NODE_HEADER + 8 * (key - f.low))
-            __builtin_prefetch(place + NODE_HEADER + 8 * (LEAF_ENTRIES + key - f.low))
-    return 0
-
-
-cdef int _at_leaf(Meta* m, uint64_t leaf, uint64_t key, int64_t* data, int64_t* time) noexcept nogil:
-    """Finish a look-up."""
-    cdef const uint8_t* node = meta_node(m, leaf, MAPPING_SIZE)
-    cdef const uint8_t* value = NULL
-    cdef int64_t i
-    cdef uint64_t packed
-    if node == NULL:
-        return -1
-    if node_flags(node) == NODE_INTERNAL:          # a tree of uneven depth is damaged, but says where a key is
-        value = tree_find(m, leaf, MAPPING_SIZE, key)
-        if value == NULL and m.fault != FAULT_NONE:
-            return -1
-    elif node_n(node):
-        i = node_seek(node, key)
-        if i >= 0 and node_key(node, <uint32_t>i) == key:
-            value = node_value(node, <uint32_t>i)
-    if value == NULL:
-        data[0] = time[0] = -1
-        return 0
-    packed = get64(value)
-    data[0], time[0] = <int64_t>(packed >> TIME_BITS), <int64_t>(packed & TIME_MASK)
-    return 0
-
-
-cdef int look_up(Meta* m, uint64_t root, const int64_t* blocks, Py_ssize_t n, int64_t* data, int64_t* time) noexcept nogil:
-    cdef Finger f
-    cdef uint64_t leaves[GROUP]
-    cdef Py_ssize_t k, at, end
-    cdef uint64_t key
-    cdef int depth = _depth(m, root)
-    if depth < 0:
-        return -1
-    f.leaf, f.low, f.high = root, 1, 0
-    at = 0
-    while at < n:
-        end = min(at + GROUP, n)
-        for k in range(at, end):
-            key = <uint64_t>blocks[k]
-            if not f.low <= key <= f.high and _descend(m, root, depth, key, &f) < 0:
-                return -1
-            leaves[k - at] = f.leaf
-        for k in range(at, end):
-            if _at_leaf(m, leaves[k - at], <uint64_t>blocks[k], &data[k], &time[k]) < 0:
-                return -1
-        at = end
-    return 0
 
 
 cdef int64_t commit_need(const Txn* t) noexcept nogil:
@@ -153,7 +46,7 @@ cdef int64_t _need(Txn* t, uint64_t root, int64_t n, int64_t n_insert, int64_t s
 
     The bound is close only where ``spare`` makes that matter.
     """
-    cdef int64_t depth = _depth(&t.m, root), one, nodes, leaves, inner
+    cdef int64_t depth = tree_depth(&t.m, root), one, nodes, leaves, inner
     if depth < 0:
         return -1
     one = min(t.b.mapping.n_nodes, 4) + 2 * depth + 1 + _owners_need(t, LEAF_ENTRIES + 2) + 3 * (depth + 4)
@@ -498,7 +391,9 @@ def punch(int fd, const int64_t[::1] blocks not None, int64_t nbytes):
             n += 1
         if blocks[k] < 0 or blocks[k] > (<int64_t>1 << 62) // nbytes - n:
             raise ValueError(f"no block {blocks[k]}")
-        r = lam_punch(fd, blocks[k] * nbytes, n * nbytes)
+        r = -EINTR
+        while r == -EINTR:
+            r = lam_call(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, blocks[k] * nbytes, n * nbytes, 0, 0)
         if r < 0:
             raise OSError(-r, strerror(<int>-r).decode("utf-8", "replace"))
         k += n

@@ -15,4 +15,3 @@ cdef int data_owners(Txn* t, const uint8_t* leaf, uint32_t i, uint32_t j, int ch
 
 # Take a data block that is free in this transaction and in the committed one, with one owner; -1 and a fault
 cdef int64_t data_new(Txn* t) noexcept nogil
-

@@ -101,27 +101,27 @@ cdef int data_change(Txn* t, uint64_t block, int change) noexcept nogil:
     return 0
 
 
-cdef int64_t _data_count(Txn* t, uint64_t block) noexcept nogil:
-    """Return the owners of a data block, -1 where there is none such, -2 and a fault."""
-    cdef int64_t k = <int64_t>(block // _COUNTS)
-    cdef const uint8_t* p
-    cdef uint32_t count
-    if block >= <uint64_t>t.b.data_blocks or k >= t.n_bitmaps:
-        return -1
-    p = meta_block(&t.m, <uint64_t>t.bitmaps[k], SALT_BITMAP)
-    if p == NULL:
-        return -2
-    count = bitmap_get(p, <uint32_t>(block % _COUNTS))
-    if count < 3:
-        return count
-    p = tree_find(&t.m, <uint64_t>t.b.data_counts.root, COUNT_SIZE, block)
-    return get32(p) if p != NULL else -2
-
-
 cdef int data_owners(Txn* t, const uint8_t* leaf, uint32_t i, uint32_t j, int change) noexcept nogil:
-    cdef uint32_t e
+    cdef uint8_t wanted = 2 if change > 0 else 1       # a count of one, or two, as its bits are: the other one is what follows
+    cdef int64_t k = -1, other
+    cdef uint8_t* bitmap = NULL
+    cdef uint8_t* byte
+    cdef uint64_t block
+    cdef uint32_t e, at
     for e in range(i, j):
-        if data_change(t, get64(node_value(leaf, e)) >> TIME_BITS, change) < 0:
+        block = get64(node_value(leaf, e)) >> TIME_BITS
+        other = <int64_t>(block // _COUNTS)
+        if block < <uint64_t>t.b.data_blocks and other < t.n_bitmaps:
+            if other != k:
+                k, bitmap = other, _own_data_bitmap(t, other)
+                if bitmap == NULL:
+                    return -1
+            at = <uint32_t>(block % 4 * 2)             # a bitmap's length is a multiple of four
+            byte = bitmap + BITMAP_HEADER + block % _COUNTS // 4
+            if (byte[0] >> at & 3) == wanted:
+                byte[0] ^= <uint8_t>(3 << at)
+                continue
+        if data_change(t, block, change) < 0:
             return -1
     return 0
 
@@ -435,9 +435,7 @@ def load(tuple parts not None, int64_t[::1] places not None):
         txn_acquire(&t, parts)
         _places(places, &t)
         with nogil:
-            done = 0 if _load_metadata(&t, &places[0], places.shape[0]) == 0 and _load_data(&t) == 0 else -1
-            if done == 0:
-                done = _count_trees(&t)
+            done = -1 if _load_metadata(&t, &places[0], places.shape[0]) < 0 or _load_data(&t) < 0 else _count_trees(&t)
         if done < 0:
             txn_raise(&t)
     finally:
@@ -498,21 +496,5 @@ def settle(tuple parts not None):
         txn_acquire(&t, parts)
         with nogil:
             _settle(&t)
-    finally:
-        txn_release(&t)
-
-
-def counts_of(tuple parts not None, const int64_t[::1] blocks not None, int64_t[::1] out not None):
-    """Write the number of owners of each data block; -1 for one that is not there."""
-    cdef Txn t
-    cdef Py_ssize_t k
-    if blocks.shape[0] != out.shape[0]:
-        raise ValueError("as many counts as blocks")
-    try:
-        txn_acquire(&t, parts)
-        for k in range(blocks.shape[0]):
-            out[k] = _data_count(&t, <uint64_t>blocks[k])
-            if out[k] < -1:
-                txn_raise(&t)
     finally:
         txn_release(&t)

@@ -8,7 +8,7 @@ from lamella._kernels._thindisk cimport (
 from lamella._kernels._thinnode cimport (
     node_append, node_at, node_begin, node_count, node_erase, node_full, node_insert, node_key_at, node_prepend, node_seek)
 from lamella._kernels._thintxn cimport (
-    LEAF_DATA, LEAF_PLAIN, LEAF_TREES, Books, Leaf, Tree, Txn, block_drop, block_new, block_own, block_shadow, block_take, txn_acquire,
+    LEAF_DATA, LEAF_PLAIN, LEAF_TREES, Books, Leaf, Tree, Txn, block_drop, block_new, block_own, block_shadow, txn_acquire,
     txn_raise, txn_release)
 
 cdef enum:
@@ -31,9 +31,9 @@ cdef inline uint64_t _child(const uint8_t* node, int64_t i) noexcept nogil:
 cdef const uint8_t* tree_find(Meta* m, uint64_t root, uint32_t size, uint64_t key) noexcept nogil:
     cdef const uint8_t* node
     cdef int64_t i
-    cdef int level
+    cdef int _level
     m.fault = FAULT_NONE
-    for level in range(MAX_DEPTH):
+    for _level in range(MAX_DEPTH):
         node = meta_node(m, root, size)
         if node == NULL:
             return NULL
@@ -52,8 +52,8 @@ cdef int tree_next(Meta* m, uint64_t root, uint32_t size, uint64_t key, uint64_t
     cdef bint has_right = False
     cdef const uint8_t* node
     cdef int64_t i
-    cdef int level
-    for level in range(2 * MAX_DEPTH):
+    cdef int _level
+    for _level in range(2 * MAX_DEPTH):
         node = meta_node(m, root, size)
         if node == NULL:
             return -1
@@ -78,8 +78,8 @@ cdef int tree_next(Meta* m, uint64_t root, uint32_t size, uint64_t key, uint64_t
 cdef int tree_last(Meta* m, uint64_t root, uint32_t size, uint64_t* found) noexcept nogil:
     cdef const uint8_t* node
     cdef uint32_t n
-    cdef int level
-    for level in range(MAX_DEPTH):
+    cdef int _level
+    for _level in range(MAX_DEPTH):
         node = meta_node(m, root, size)
         if node == NULL:
             return -1
@@ -202,11 +202,31 @@ cdef uint8_t* _raise_root(Txn* t, Tree* tree, uint8_t* node, uint64_t key) noexc
     return root if _make_room(t, tree, root, 0, node, key) == 0 else NULL
 
 
+cdef uint8_t* _step(Txn* t, Tree* tree, uint8_t* node, uint32_t size, Leaf leaf, uint64_t key, bint room,
+                    int64_t* i) noexcept nogil:
+    """Go to the child of a node for ``key``, which becomes the transaction's own; ``i`` is its place. NULL and a fault."""
+    cdef uint8_t* child
+    i[0] = max(node_seek(node, key), 0)
+    if room and key < node_key(node, 0):
+        put64(node_key_at(node, 0), key)
+    child = _shadow_child(t, node, <uint32_t>i[0], size, leaf)
+    if child == NULL or not room or not node_full(child):
+        return child
+    if _make_room(t, tree, node, <uint32_t>i[0], child, key) < 0:
+        return NULL
+    i[0] = max(node_find(node, key), 0)
+    child = _shadow_child(t, node, <uint32_t>i[0], size, leaf)        # one of the two, which may be changed already
+    if child != NULL and node_full(child):
+        meta_fail(&t.m, _child(node, i[0]), FAULT_NODE)
+        return NULL
+    return child
+
+
 cdef int tree_path(Txn* t, Tree* tree, uint32_t size, Leaf leaf, uint64_t key, bint room, Path* path) noexcept nogil:
     cdef uint64_t b = <uint64_t>tree.root
     cdef uint8_t* node = block_shadow(t, &b, size, leaf)
     cdef uint8_t* child
-    cdef int64_t i
+    cdef int64_t i = 0
     if node == NULL:
         return -1
     tree.root = <int64_t>b
@@ -219,19 +239,9 @@ cdef int tree_path(Txn* t, Tree* tree, uint32_t size, Leaf leaf, uint64_t key, b
     while node_flags(node) == NODE_INTERNAL:
         if path.depth + 1 >= MAX_DEPTH:
             return meta_fail(&t.m, path.block[path.depth], FAULT_DEPTH)
-        i = max(node_seek(node, key), 0)
-        if room and key < node_key(node, 0):
-            put64(node_key_at(node, 0), key)
-        child = _shadow_child(t, node, <uint32_t>i, size, leaf)
+        child = _step(t, tree, node, size, leaf, key, room, &i)
         if child == NULL:
             return -1
-        if room and node_full(child):
-            if _make_room(t, tree, node, <uint32_t>i, child, key) < 0:
-                return -1
-            i = max(node_find(node, key), 0)
-            child = _shadow_child(t, node, <uint32_t>i, size, leaf)   # one of the two, which may be changed already
-            if child == NULL or node_full(child):
-                return meta_fail(&t.m, path.block[path.depth], FAULT_NODE) if child != NULL else -1
         path.low = max(path.low, node_key(node, <uint32_t>i))
         if i + 1 < node_n(node):
             path.high = min(path.high, node_key(node, <uint32_t>(i + 1)) - 1)
@@ -261,21 +271,21 @@ cdef int tree_put(Txn* t, Tree* tree, uint32_t size, Leaf leaf, uint64_t key, co
 
 cdef int _even_out(Txn* t, Tree* tree, uint8_t* node, uint32_t i, uint32_t size, Leaf leaf) noexcept nogil:
     """Join child ``i``, which has too few entries, with a neighbour, or take some from it. 1 where the two are one now."""
-    cdef uint32_t l = i - 1 if i > 0 else 0
-    cdef uint8_t* left = _shadow_child(t, node, l, size, leaf)
-    cdef uint8_t* right = NULL if left == NULL else _shadow_child(t, node, l + 1, size, leaf)
+    cdef uint32_t at = i - 1 if i > 0 else 0
+    cdef uint8_t* left = _shadow_child(t, node, at, size, leaf)
+    cdef uint8_t* right = NULL if left == NULL else _shadow_child(t, node, at + 1, size, leaf)
     cdef uint32_t n_left, n_right, most, total
     if right == NULL:
         return -1
     n_left, n_right, most = node_n(left), node_n(right), node_max(left)
     if node_flags(left) != node_flags(right) or node_max(right) != most:
-        return meta_fail(&t.m, _child(node, l), FAULT_NODE)
+        return meta_fail(&t.m, _child(node, at), FAULT_NODE)
     total = n_left + n_right
     if total <= 2 * (most // 3):
         node_append(left, right, 0, n_right)
-        if block_drop(t, _child(node, l + 1)) < 0:
+        if block_drop(t, _child(node, at + 1)) < 0:
             return -1
-        node_erase(node, l + 1, l + 2)
+        node_erase(node, at + 1, at + 2)
         tree.n_nodes -= 1
         return 1
     if n_left < n_right:
@@ -284,7 +294,7 @@ cdef int _even_out(Txn* t, Tree* tree, uint8_t* node, uint32_t i, uint32_t size,
     else:
         node_prepend(right, left, total // 2)
         node_count(left, total // 2)
-    put64(node_key_at(node, l + 1), node_key(right, 0))
+    put64(node_key_at(node, at + 1), node_key(right, 0))
     return 0
 
 

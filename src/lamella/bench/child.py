@@ -20,6 +20,7 @@ from lamella.bench.driver_costs import JOBS as DRIVER_JOBS
 from lamella.bench.file_deltas import JOBS as DELTA_JOBS
 from lamella.bench.image_jobs import IMAGE_JOBS
 from lamella.bench.machine import high_water
+from lamella.bench.pool import JOBS as POOL_JOBS
 from lamella.bench.snapshots import JOBS as SNAPSHOT_JOBS
 from lamella.bench.thin import THIN_JOBS
 from lamella.bench.thin_text import JOBS as THIN_TEXT_JOBS
@@ -170,6 +171,7 @@ JOBS: dict[str, Callable[..., Call]] = {
     **BLOCK_JOBS,
     **IMAGE_JOBS,
     **THIN_JOBS,
+    **POOL_JOBS,
     **THIN_TEXT_JOBS,
     **{name: _of(job) for name, job in (SNAPSHOT_JOBS | DRIVER_JOBS | DELTA_JOBS).items()},
 }

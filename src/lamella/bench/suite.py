@@ -20,6 +20,7 @@ from lamella.bench import (
     image_tasks,
     machine,
     peers,
+    pool,
     snapshots,
     thin,
     thin_text,
@@ -104,7 +105,7 @@ def run_suite(
     result.load["after"] = machine.load()
     found = {(run.panel, run.fs, run.contender): run for run in result.runs}
     entries = result.corpus.get("entries", 0)
-    result.figures = gate.judge((*gate.TARGETS, *thin_text.TARGETS, *_costs(quick=quick)), found, entries)
+    result.figures = gate.judge((*gate.TARGETS, *thin_text.TARGETS, *pool.TARGETS, *_costs(quick=quick)), found, entries)
     return result
 
 
@@ -236,6 +237,7 @@ class _FreePart:
             *thin_text.extents(tmpfs, quick=self._quick),
             blocks.compare_buffers(tmpfs, quick=self._quick),
             blocks.compare_files(tmpfs, quick=self._quick),
+            pool.pool_map(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),

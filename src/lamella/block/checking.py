@@ -154,12 +154,12 @@ class Checker:
         yield from self._held_trees(held)
 
     def _held_trees(self, held: Superblock) -> Iterator[Problem]:
+        met = self.counts.uses > 0
         for part, root in ((Part.DETAILS, held.details_root), (Part.DEVICES, held.data_root)):
             for damage in self.counts.tree(root, part):
                 yield Problem("the metadata snapshot is damaged", str(damage))
         if not self.failed:
-            then = Metadata(self.metadata.memory, self.metadata.fd, held, live=self.metadata.live)
-            for dev_id, root in then.roots().items():
+            for dev_id, root in self.counts.entries_not_met(held.data_root, met):
                 yield from self._device(dev_id, root)
 
 

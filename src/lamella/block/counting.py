@@ -19,6 +19,7 @@ __all__ = ["Counts", "Damage", "Part", "mismatches", "space_map"]
 ENTRY = np.dtype([("block", "<u8"), ("free", "<u4"), ("hint", "<u4")])
 _COUNT = np.dtype([("count", "<u4")])
 _INDEX_HEADER = 16
+_NODE_HEADER, _INTERNAL = 32, 1
 _ROWS = 1024
 U32 = NDArray[np.uint32]
 
@@ -96,6 +97,19 @@ class Counts:
             except (MetadataError, OSError) as error:
                 yield Damage(error, int(cursor[4]), int(cursor[5]))
         self.metadata.n_reads += int(cursor[1])
+
+    def entries_not_met(self, root: int, met: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+        """Yield key and value of the leaves of a counted tree of devices, but for those below nodes that were met before."""
+        if met[root]:
+            return
+        node = self.metadata.memory.arena[root * BLOCK_NBYTES : (root + 1) * BLOCK_NBYTES]
+        flags, n, most = (int.from_bytes(node[at : at + 4], "little") for at in (4, 16, 20))
+        keys, values = (np.frombuffer(node, "<u8", n, at).tolist() for at in (_NODE_HEADER, _NODE_HEADER + 8 * most))
+        for key, value in zip(keys, values, strict=True):
+            if flags & _INTERNAL:
+                yield from self.entries_not_met(value, met)
+            else:
+                yield key, value
 
     def bitmaps(self, blocks: NDArray[np.int64], part: Part, counts: U32) -> Iterator[Damage]:
         """Read bitmaps to ``counts``; yield what is wrong with them."""

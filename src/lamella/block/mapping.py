@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lamella._kernels import thinpool, thintree
 from lamella.block.transaction import Transaction
+from lamella.errors import MetadataError
 
 __all__ = ["Mapping", "Plan"]
 
@@ -19,11 +20,13 @@ Column = NDArray[np.int64]
 DETAILS = struct.Struct("<QQII")
 ROOT = struct.Struct("<Q")
 _FREED = 1 << 16
+_FEW = 1024  # blocks that are not worth sorting
 
 
 class Plan(NamedTuple):
     """What writing to blocks takes: ``old`` data blocks (-1: none) and ``new`` ones (-1: writing in place is right).
 
+    ``blocks`` ascend, whatever order they were given in.
     ``verdict`` is ``thinpool.FITS``, or what is full: then ``n_new`` blocks are wanted and none was taken.
     """
 
@@ -57,7 +60,10 @@ class Mapping:
         if root is None or details is None:
             raise OSError(ENODATA, f"no thin device {self.dev_id}")
         mapped, self.transaction_id, self.creation_time, self.snapshotted_time = DETAILS.unpack(details)
-        self.tree[:] = ROOT.unpack(root)[0], mapped
+        where = ROOT.unpack(root)[0]
+        if where >= self.transaction.space.nblocks or mapped >= 1 << 40:
+            raise MetadataError(f"thin device {self.dev_id}: root {where}, {mapped} blocks mapped", block=where)
+        self.tree[:] = where, mapped
         self.changed = self.owned = False
 
     def save(self) -> None:
@@ -89,11 +95,17 @@ class Mapping:
     def lookup(self, blocks: Column) -> tuple[Column, Column]:
         """Return data block and time of each block, -1 both where it is not mapped."""
         data, time = np.empty_like(blocks), np.empty_like(blocks)
-        thinpool.lookup(self.transaction.space.parts, int(self.tree[0]), blocks, data, time)
-        return data, time
+        wanted, order = _ascending(blocks)
+        thinpool.lookup(self.transaction.space.parts, int(self.tree[0]), wanted, data, time)
+        if order is None:
+            return data, time
+        found, at = np.empty_like(data), np.empty_like(time)
+        found[order], at[order] = data, time
+        return found, at
 
     def plan(self, blocks: Column) -> Plan:
         """Find what has to be provisioned, or copied since a snapshot may share it, and take data blocks for it."""
+        blocks, _ = _ascending(blocks)
         old, new = np.empty_like(blocks), np.empty_like(blocks)
         verdict, n = thinpool.plan(self.transaction.space.parts, int(self.tree[0]), self.snapshotted_time, blocks, old, new)
         return Plan(blocks, old, new, n, verdict)
@@ -122,3 +134,18 @@ def record(transaction: Transaction, dev_id: int, root: int, details: bytes) -> 
     """Put a device, new or not, into both trees."""
     thintree.put(transaction.space.parts, thintree.MAPPING, dev_id, ROOT.pack(root))
     thintree.put(transaction.space.parts, thintree.DETAILS, dev_id, details)
+
+
+def _ascending(blocks: Column) -> tuple[Column, NDArray[np.int64] | None]:
+    """Return blocks sorted, and the place that each had; None where they ascend, or are few.
+
+    Neighbours lie in one leaf, and to sort costs less than to look for leaves all over memory.
+    """
+    if len(blocks) < _FEW or (blocks[1:] > blocks[:-1]).all():
+        return blocks, None
+    if int(blocks.max()) >> 31 or int(blocks.min()) < 0 or len(blocks) >> 32:
+        order = np.argsort(blocks, kind="stable")
+        return blocks[order], order
+    packed = blocks << 32 | np.arange(len(blocks))  # one sort of plain numbers is several times as fast
+    packed.sort()
+    return packed >> 32, packed & ((1 << 32) - 1)

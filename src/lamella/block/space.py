@@ -35,7 +35,7 @@ class Space:
     """
 
     def __init__(self, fd: int, nblocks: int, data_blocks: int) -> None:
-        self.memory = Memory(nblocks)
+        self.memory = Memory(nblocks, huge=True)
         self.counts = np.zeros(nblocks, np.uint32)
         self.places = np.full(_bitmaps(nblocks), _NONE, np.int64)
         self.books = np.zeros(len(BOOKS), np.int64)
@@ -82,7 +82,7 @@ class Space:
         thinspace.extend(self.parts, self.places)
 
     def _grow_metadata(self, nblocks: int) -> None:
-        old, self.memory = self.memory, Memory(nblocks)
+        old, self.memory = self.memory, Memory(nblocks, huge=True)
         arena, was = (np.frombuffer(m.arena, np.uint8).reshape(-1, 4096) for m in (self.memory, old))
         held = np.flatnonzero(old.state)
         arena[held] = was[held]
