@@ -5,7 +5,7 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice", "clone"]  # noqa: E501
+KERNELS = ["index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice", "clone", "dirents"]  # noqa: E501
 TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: gcc counts the lines that run
 DEBUG = os.environ.get("LAMELLA_DEBUG") == "1"  # Cython's own checks on, readable stacks
 ASAN = os.environ.get("LAMELLA_ASAN") == "1"  # address and undefined-behaviour sanitizers

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from bisect import bisect_right
 from collections.abc import Callable
-from itertools import accumulate
 from threading import Lock, RLock
 from typing import TypeVar
 
@@ -20,7 +18,6 @@ from lamella.fuse.binding import ForgetOne, Library
 from lamella.fuse.eagerness import Eagerness
 from lamella.fuse.nodes import Node, Nodes
 from lamella.fuse.tree import Content, Seen, Tree
-from lamella.layer.directories import Entry
 
 __all__ = ["Answer", "Reading"]
 
@@ -29,7 +26,7 @@ Answer = bytes | tuple[bytes, Callable[[], None]] | None  # with what to undo wh
 
 _CAPABILITY = b"security.capability"
 _DOTS = 2  # offsets of "." and ".."
-_NAME = 24  # bytes of a name without it
+_NO_KIND = 0
 
 
 class Reading:
@@ -100,46 +97,59 @@ class Reading:
 
     def readdir(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
         """List names."""
-        node = self.nodes[ino]
-        names, numbers = self._names(node, offset, size // _NAME)
-        return b"".join(_fitting(wire.dirents(names, numbers, _DOTS, plus=False), size))
+        reply, _found = self._names(self.nodes[ino], size, offset, _NO_KIND, plus=False)
+        return bytes(reply)
 
     def readdirplus(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
         """List names, with the status of directories, for which who walks a tree asks next; or of all (see eagerness.py)."""
         node = self.nodes[ino]
-        names, numbers = self._names(node, offset, size // (wire.ENTRY_SIZE + _NAME))
-        parts = _fitting(wire.dirents(names, numbers, _DOTS, plus=True), size)
         whole = self.eager.listed(node) or offset > _DOTS
-        wanted = {
-            entry[1]: at
-            for at, entry in enumerate(names[: len(parts)])
-            if (whole or entry[2] == stat.S_IFDIR) and entry[0] > 0
-        }
-        if not wanted:
-            return b"".join(parts)
+        reply, found = self._names(node, size, offset, None if whole else stat.S_IFDIR, plus=True)
+        if not found:
+            return bytes(reply)
+        wanted = {wire.name_at(reply, at, plus=True)[2]: at for at in found}
         learnt = []
         for name, seen in self.calm(lambda: self.tree.look_in(self.nodes.path(node), wanted)).items():
             child = self.nodes.learn(node, name, seen)
             learnt.append(child.id)
-            parts[wanted[name]] = wire.entry(child.id, seen) + parts[wanted[name]][wire.ENTRY_SIZE :]
+            reply[wanted[name] : wanted[name] + wire.ENTRY_SIZE] = wire.entry(child.id, seen)
 
         def forget() -> None:
             for one in learnt:
                 self.nodes.forget(one, 1)
 
-        return b"".join(parts), forget
+        return bytes(reply), forget
 
-    def _names(self, node: Node, offset: int, limit: int) -> tuple[list[Entry], list[int]]:
-        """Return names after an offset, and the inodes' numbers: "." and ".." come first, as if theirs were below 1."""
+    def _names(self, node: Node, size: int, offset: int, kind: int | None, *, plus: bool) -> tuple[bytearray, list[int]]:
+        """Return names after an offset, and where those of ``kind`` stand; "." and ".." come first, and stand nowhere."""
         if node is not self.nodes.root and not node.names:
-            return [], []
-        names = self.calm(lambda: self.tree.listing(self.nodes.path(node)).after(max(offset - _DOTS, 0), limit))
-        numbers = self.tree.numbers(names)
-        if offset >= _DOTS:
-            return names, numbers
-        up = node.names[0][0] if node.names else node
-        dots = [(-1, b".", stat.S_IFDIR, node.number, 0), (0, b"..", stat.S_IFDIR, up.number, 0)][offset:]
-        return dots + names, [dot[3] for dot in dots] + numbers
+            return bytearray(), []
+        reply = bytearray(size)
+        used = 0
+        for dot in range(offset, _DOTS):
+            at = node.names[0][0] if dot and node.names else node
+            one = wire.dirent(at.number, dot + 1, stat.S_IFDIR, b".." if dot else b".", plus=plus)
+            reply[used : used + len(one)] = one
+            used += len(one)
+        listing = self.calm(lambda: self.tree.listing(self.nodes.path(node)))
+        flips, kept = self.tree.flips, self.tree.kept
+        used, found = listing.spell(
+            max(offset - _DOTS, 0), reply, used, skipped=_DOTS, flips=flips, kind=None if kept else kind, plus=plus
+        )
+        if kept:
+            found = self._renumber(reply, found, kind, plus=plus)
+        del reply[used:]
+        return reply, found
+
+    def _renumber(self, reply: bytearray, found: list[int], kind: int | None, *, plus: bool) -> list[int]:
+        """Show the numbers that the tree keeps; return which of the names are of a kind."""
+        left = []
+        for at in found:
+            number, its_kind, _name = wire.name_at(reply, at, plus=plus)
+            wire.renumber(reply, at, self.tree.kept.get(number, number), plus=plus)
+            if kind is None or kind == its_kind:
+                left.append(at)
+        return left
 
     def readlink(self, _: int, ino: int) -> Answer:
         """Return a symlink's text."""
@@ -288,8 +298,3 @@ def _sized(value: bytes, size: int) -> bytes:
     if len(value) > size:
         raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
     return value
-
-
-def _fitting(parts: list[bytes], size: int) -> list[bytes]:
-    """Return as many of ``parts``, from the first, as ``size`` bytes have room for."""
-    return parts[: bisect_right(list(accumulate(map(len, parts))), size)]
