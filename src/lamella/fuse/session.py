@@ -97,6 +97,7 @@ class Session:
             if buffer.opcode() in _QUICK:
                 request = turns.begin()
                 library.process(session, buffer)
+                self.handler.look_ahead()
                 has_turn = turns.end(request)
             else:
                 turns.give()

@@ -12,8 +12,8 @@ from time import sleep
 
 __all__ = ["Turns"]
 
-_TICK = 0.005  # seconds between two looks of the watch: who is busy with one request at both has lost his turn
-_QUIET = 100  # looks without a request, after which the watch sleeps
+_TICK = 0.02  # seconds between two looks of the watch: who is busy with one request at both has lost his turn
+_QUIET = 50  # looks without a request, after which the watch sleeps
 
 
 class Turns:

@@ -140,6 +140,10 @@ class Listing:
             return place
         return dirents.seek(memoryview(self._records)[: self._used], place if last < number else 0, number)
 
+    def ends(self, number: int) -> bool:
+        """Tell whether no name has a higher number."""
+        return self._at(number) >= self._used
+
     # -- spelling -------------------------------------------------------------------------------------------------
 
     def spell(

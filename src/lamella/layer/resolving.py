@@ -62,9 +62,9 @@ class Resolver:
         """Return what is shown at ``name``; Elsewhere for a redirect, and with ``content`` for a metacopy file too."""
         found: Resolved | None = None
         for branch, at in stack:
-            fd = self.roots[branch].open_dir(at)
+            fd, is_last = self.roots[branch].open_dir(at), self._is_last(stack, (branch, at))
             try:
-                found, ends = self._see(found, fd, (branch, at), name, content=content)
+                found, ends = self._see(found, fd, (branch, at), name, content=content, is_last=is_last)
             finally:
                 os.close(fd)
             if ends:
@@ -78,11 +78,12 @@ class Resolver:
         for branch, at in stack:
             if not left:
                 break
+            is_last = self._is_last(stack, (branch, at))
             going = []
             with self.roots[branch].dir(at) as fd:
                 for name in left:
                     try:
-                        found, ends = self._see(shown.get(name), fd, (branch, at), name, content=False)
+                        found, ends = self._see(shown.get(name), fd, (branch, at), name, content=False, is_last=is_last)
                     except Elsewhere:
                         shown.pop(name, None)
                         continue
@@ -93,14 +94,18 @@ class Resolver:
             left = going
         return shown
 
+    def _is_last(self, stack: Sequence[Place], place: Place) -> bool:
+        """Tell whether no branch after one can show anything: a redirect leads to branches that are not in the stack."""
+        return place == stack[-1] if self._aufs else place[0] == self._last
+
     def _see(
-        self, found: Resolved | None, fd: int, place: Place, name: bytes, *, content: bool
+        self, found: Resolved | None, fd: int, place: Place, name: bytes, *, content: bool, is_last: bool
     ) -> tuple[Resolved | None, bool]:  # fmt: skip
         """Return what is shown after a branch was looked at too, and whether that is all."""
         branch, at = place
         status = lstat(fd, name)
         if status is None:
-            return found, self._aufs and self._ends(fd, name, branch, is_dir=False)
+            return found, is_last or (self._aufs and self._ends(fd, name, is_dir=False))
         is_dir = stat.S_ISDIR(status.st_mode)
         if (not is_dir and found is not None) or self._hides(status, fd, name):
             return found, True
@@ -110,7 +115,7 @@ class Resolver:
             self._check_content(found, fd, name, content=content)
             return found, True
         found.stack.append((branch, join(at, name)))
-        return found, self._ends(fd, name, branch, is_dir=True)
+        return found, is_last or self._ends(fd, name, is_dir=True)
 
     def _hides(self, status: os.stat_result, fd: int, name: bytes) -> bool:
         """Tell whether an inode of the branch is a whiteout."""
@@ -130,11 +135,11 @@ class Resolver:
         if asked and self._metacopy.intersection(_keys(through(fd, name))):
             raise Elsewhere
 
-    def _ends(self, fd: int, name: bytes, branch: int, *, is_dir: bool) -> bool:
+    def _ends(self, fd: int, name: bytes, *, is_dir: bool) -> bool:
         """Tell whether a branch lets nothing through at ``name``, but for what it has there itself."""
         if self._aufs:
             return lstat(fd, PREFIX + name) is not None or (is_dir and lstat(fd, join(name, OPAQUE)) is not None)
-        if not is_dir or branch == self._last:
+        if not is_dir:
             return False
         keys = _keys(through(fd, name))
         if self._redirect.intersection(keys):
