@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 KERNELS = [
     "index", "tarscan", "tarform", "changes", "walk", "confine", "place", "content", "claim", "lookup", "splice",
-    "clone", "extents", "thinmeta", "thinxml", "thinbuild", "thindelta", "thincount", "blocks", "ext4", "ext4dirs",
+    "clone", "dirents", "extents", "thinmeta", "thinxml", "thinbuild", "thindelta", "thincount", "blocks", "ext4", "ext4dirs",
     "thintree", "thinspace", "thinpool",
 ]  # fmt: skip
 TRACE = os.environ.get("LAMELLA_TRACE") == "1"  # coverage build: gcc counts the lines that run

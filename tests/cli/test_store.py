@@ -81,9 +81,25 @@ def test_drivers(lamella, scratch):
     ran = lamella("drivers", scratch, "--json")
     found = {(d["name"], d["backend"]): d for d in ran.document["drivers"]}
     assert {("overlay", "kernel"), ("overlay", "userspace"), ("vfs", "kernel")} <= set(found)
-    assert found["vfs", "kernel"] == {"name": "vfs", "backend": "kernel", "available": True, "reasons": []}
+    assert found["vfs", "kernel"] == {"name": "vfs", "backend": "kernel", "available": True, "reasons": [], "features": {}}
     assert "vfs/kernel: available" in lamella("drivers", scratch).out
     assert sorted(scratch.iterdir()) == []
+
+
+@pytest.mark.requires("overlay", "root")
+def test_drivers_tell_the_features_of_those_that_can_work(box):
+    told = box.call(probing.featured)
+    assert told["overlay/kernel"] == {**told["tried"], "namespace": "trusted"}
+    assert set(told["tried"]) == {"namespace", "redirect_dir", "metacopy", "index", "xino"}
+    assert told["tried"]["redirect_dir"] is True
+    assert told["left"] == []
+
+
+@pytest.mark.requires("overlay", "root")
+def test_a_trial_that_fails_is_told(box):
+    told = box.call(probing.unfeatured)
+    assert told["features"] == {}
+    assert told["reasons"] == ["its features could not be tried: [Errno 5] on purpose"]
 
 
 @pytest.mark.requires("overlay", "root")

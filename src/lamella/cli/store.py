@@ -14,7 +14,7 @@ from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import columns, human, path_fields, shown
 
 if TYPE_CHECKING:
-    from lamella.model import Usage
+    from lamella.model import Probe, Usage
     from lamella.store.store import Snapshot, Store
 
 __all__ = ["drivers", "store"]
@@ -28,8 +28,7 @@ def drivers(_output: Output, root: str | None) -> Report:
     probes = lamella.probe_drivers(root)
 
     def document() -> dict[str, Any]:
-        found = [{"name": p.name, "backend": p.backend, "available": p.available, "reasons": list(p.reasons)} for p in probes]
-        return {"drivers": found}
+        return {"drivers": [_driver_document(probe, root) for probe in probes]}
 
     def lines() -> Iterator[str]:
         for probe in probes:
@@ -37,6 +36,21 @@ def drivers(_output: Output, root: str | None) -> Report:
             yield from (f"  {reason}" for reason in probe.reasons)
 
     return Report(document, lines)
+
+
+def _driver_document(probe: Probe, root: str | None) -> dict[str, Any]:
+    """Return what is known of a driver, with the features of one that can work."""
+    from lamella.drivers.registry import driver_features  # noqa: PLC0415  (for this command alone)
+
+    features: dict[str, Any] = {}
+    reasons = list(probe.reasons)
+    if probe.available:
+        try:
+            features = driver_features(probe.name, probe.backend, root)
+        except OSError as error:
+            reasons.append(f"its features could not be tried: {error}")
+    known = {"name": probe.name, "backend": probe.backend, "available": probe.available, "reasons": reasons}
+    return {**known, "features": features}
 
 
 @click.group(short_help="Keep layers and snapshots in a directory.")

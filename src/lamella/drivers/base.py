@@ -78,6 +78,14 @@ class Driver(ABC):
         """Yield why snapshots cannot be mounted on this machine, where the driver can work without; nothing by default."""
         yield from ()
 
+    @classmethod
+    def features(cls, root: str | os.PathLike[str]) -> dict[str, Any]:  # noqa: ARG003 - the signature
+        """Try what not every place allows a driver that can work below ``root``, and leave nothing there; by default nothing.
+
+        OSError for a trial that fails.
+        """
+        return {}
+
     # -- duties ---------------------------------------------------------------------------------------------------
 
     @classmethod

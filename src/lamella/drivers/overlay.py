@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,11 @@ class Overlay(OverlayBranches):
     def refusals(cls, root: Path) -> Iterator[str]:
         """Mount and write a small overlay, and look at what that left."""
         return kernel_refusals(root)
+
+    @classmethod
+    def features(cls, root: str | os.PathLike[str]) -> dict[str, Any]:
+        """Try what OverlayFeatures has."""
+        return asdict(features(root))
 
     def mounts(self, place: Place) -> tuple[Mount, ...]:
         """Return the overlay, or the bind of what is one directory."""

@@ -10,12 +10,13 @@ import tempfile
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from lamella.drivers.base import Driver
 from lamella.errors import DriverUnavailable, UnknownDriver
 from lamella.model import Choice, Probe
 
-__all__ = ["PREFERENCE", "choose", "driver_class", "installed", "probe_drivers"]
+__all__ = ["PREFERENCE", "choose", "driver_class", "driver_features", "installed", "probe_drivers"]
 
 GROUP = "lamella.drivers"
 # what "auto" takes, the first that can work; a driver that is not named here has to be asked for by name
@@ -52,6 +53,14 @@ def probe_drivers(root: str | os.PathLike[str] | None = None) -> list[Probe]:
         return [_probe(name, backend, root) for name, backend in installed()]
     with tempfile.TemporaryDirectory(prefix="lamella-probe-") as folder:
         return probe_drivers(folder)
+
+
+def driver_features(name: str, backend: str, root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Try the features of a driver that can work below ``root``, or in a temporary folder: see Driver.features(). OSError."""
+    if root is not None:
+        return driver_class(name, backend).features(root)
+    with tempfile.TemporaryDirectory(prefix="lamella-probe-") as folder:
+        return driver_features(name, backend, folder)
 
 
 def _probe(name: str, backend: str, root: str | os.PathLike[str]) -> Probe:

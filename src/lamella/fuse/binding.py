@@ -15,12 +15,13 @@ from typing import Any
 
 from lamella.errors import DriverUnavailable
 
-__all__ = ["Library", "Operations", "load", "missing"]
+__all__ = ["Buffer", "Library", "Operations", "load", "missing"]
 
 _NAMES = ("libfuse3.so.4", "libfuse3.so.3")
 _DEVICE = "/dev/fuse"
 _OFF = ctypes.c_int64
 _INO = c_uint64
+_U32 = ctypes.c_uint32
 # name -> arguments after the request; None for what is not served. The order is that of struct fuse_lowlevel_ops
 _OPERATIONS: list[tuple[str, tuple[Any, ...] | None]] = [
     ("init", None),
@@ -96,6 +97,16 @@ class Args(ctypes.Structure):
     _fields_ = [("argc", c_int), ("argv", POINTER(c_char_p)), ("allocated", c_int)]
 
 
+class Buffer(ctypes.Structure):
+    """struct fuse_buf of any version: a request."""
+
+    _fields_ = [("size", c_size_t), ("flags", c_uint), ("mem", c_void_p), ("more", ctypes.c_char * 232)]
+
+    def opcode(self) -> int:
+        """Return what is asked for (struct fuse_in_header), 0 where it is not in memory."""
+        return 0 if self.flags or not self.mem else int(_U32.from_address(self.mem + 4).value)
+
+
 class Context(ctypes.Structure):
     """struct fuse_ctx: who asks."""
 
@@ -120,8 +131,8 @@ class Library:
         self.session_mount = _function(library.fuse_session_mount, c_int, one, c_char_p)
         self.session_fd = _function(library.fuse_session_fd, c_int, one)
         self.session_exited = _function(library.fuse_session_exited, c_int, one)
-        self.receive = _function(library.fuse_session_receive_buf, c_int, one, one)
-        self.process = _function(library.fuse_session_process_buf, None, one, one)
+        self.receive = _function(library.fuse_session_receive_buf, c_int, one, POINTER(Buffer))
+        self.process = _function(library.fuse_session_process_buf, None, one, POINTER(Buffer))
         self.reply_err = _function(library.fuse_reply_err, c_int, one, c_int)
         self.reply_buf = _function(library.fuse_reply_buf, c_int, one, c_char_p, c_size_t)
         self.reply_none = _function(library.fuse_reply_none, None, one)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
 from threading import Lock
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from lamella.fuse.spool import Spool
 from lamella.fuse.stored import OpenContent, StoredLayer
 from lamella.fuse.tree import Content, Seen
 from lamella.layer.algebra import squash
-from lamella.layer.directories import Entry, Listing
+from lamella.layer.listing import Listing
 from lamella.layer.treetable import as_tree
 from lamella.table import EntryTable
 from lamella.tree.root import join
@@ -45,6 +46,9 @@ class LayersTree:
     The reader's errors, and those of the algebra where the layers do not fit together; UnsafePathError for a device that would
     be a whiteout in a union.
     """
+
+    flips = np.zeros(1, np.uint64)  # a listing has the numbers that are shown
+    kept: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, layers: Sequence[StoredLayer], spool: Spool, *, escaped: Sequence[bytes] = (), workers: int = 2) -> None:
         self._layers = list(reversed(layers))
@@ -119,11 +123,7 @@ class LayersTree:
         skip = len(path) + 1 if path else 0
         children = self._below[self._first[row] : self._first[row + 1]]
         path_of, kinds, ino = self._table.path, self._kinds, self._ino
-        return Listing([(n, path_of(row)[skip:], kinds[row], ino(row), 1) for n, row in enumerate(children, 1)])
-
-    def numbers(self, names: Sequence[Entry]) -> list[int]:
-        """Return the numbers of the inodes that a directory lists."""
-        return [entry[3] for entry in names]
+        return Listing.of((n, path_of(row)[skip:], kinds[row], ino(row), 0) for n, row in enumerate(children, 1))
 
     def look_in(self, path: bytes, names: Iterable[bytes]) -> dict[bytes, Seen]:
         """Return the inodes at ``names`` of a directory."""

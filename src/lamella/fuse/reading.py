@@ -1,145 +1,22 @@
-"""Requests that change nothing: each is a method, named as libfuse names it, that returns the answer or raises OSError.
-
-The kernel locks a directory while it asks about its names, and a file's content is locked by it too. What is left is a path
-that changes while it is used: an answer that was begun before a change is found again when that is done.
-"""
+"""Requests about inodes and content that change nothing (see looking.py)."""
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-from bisect import bisect_right
-from collections.abc import Callable
-from itertools import accumulate
-from threading import Lock, RLock
-from typing import TypeVar
 
 from lamella.fuse import wire
-from lamella.fuse.binding import ForgetOne, Library
-from lamella.fuse.eagerness import Eagerness
-from lamella.fuse.nodes import Node, Nodes
-from lamella.fuse.tree import Content, Seen, Tree
-from lamella.layer.directories import Entry
+from lamella.fuse.looking import Answer, Looking
+from lamella.fuse.nodes import Node
+from lamella.fuse.tree import Content, Seen
 
 __all__ = ["Answer", "Reading"]
 
-T = TypeVar("T")
-Answer = bytes | tuple[bytes, Callable[[], None]] | None  # with what to undo where nobody waits for it any more
-
 _CAPABILITY = b"security.capability"
-_DOTS = 2  # offsets of "." and ".."
-_NAME = 24  # bytes of a name without it
 
 
-class Reading:
-    """Answers the kernel's questions about ``tree``."""
-
-    def __init__(self, library: Library, tree: Tree) -> None:
-        self.library, self.tree = library, tree
-        self.nodes = Nodes()
-        root = tree.look(b"")
-        self.nodes.root.number = root.number if root is not None else 0
-        self.eager = Eagerness()
-        self.open_files: dict[int, Node] = {}
-        self.lock = RLock()  # held by who changes the tree, or opens a file
-        self.files = Lock()  # held by who closes a descriptor, or makes it another file
-        self.generation = 0  # odd while something changes
-
-    def close(self) -> None:
-        """Close what is open, and the tree."""
-        for fd in list(self.open_files):
-            self.tree.release(fd)
-        self.open_files.clear()
-        self.tree.close()
-
-    def calm(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` does while nothing changes."""
-        before = self.generation
-        if not before & 1:
-            try:
-                result = work()
-            except OSError:
-                if self.generation == before:
-                    raise
-            else:
-                if self.generation == before:
-                    return result
-        with self.lock:
-            return work()
-
-    # -- names ----------------------------------------------------------------------------------------------------
-
-    def lookup(self, _: int, parent: int, name: bytes) -> Answer:
-        """Tell what a name leads to."""
-        above = self.nodes[parent]
-        seen = self.calm(lambda: self.tree.look(self.nodes.join(above, name)))
-        if seen is None:
-            return wire.negative()
-        if not stat.S_ISDIR(seen.status.st_mode):
-            self.eager.asked(above)
-        return self.known(above, name, seen)
-
-    def known(self, parent: Node, name: bytes, seen: Seen) -> tuple[bytes, Callable[[], None]]:
-        """Return the entry of a node that the kernel gets to know."""
-        node = self.nodes.learn(parent, name, seen)
-        return wire.entry(node.id, seen), lambda: self.nodes.forget(node.id, 1)
-
-    def forget(self, _: int, ino: int, lookups: int) -> None:
-        """Note that the kernel forgot a node."""
-        self.nodes.forget(ino, lookups)
-
-    def forget_multi(self, _: int, count: int, forgotten: int) -> None:
-        """Note that the kernel forgot nodes."""
-        for one in (ForgetOne * count).from_address(forgotten):
-            self.nodes.forget(one.ino, one.nlookup)
-
-    def opendir(self, _: int, ino: int, info: int) -> Answer:
-        """Say that directories need no handle."""
-        raise OSError(errno.ENOSYS, "")
-
-    def readdir(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
-        """List names."""
-        node = self.nodes[ino]
-        names, numbers = self._names(node, offset, size // _NAME)
-        return b"".join(_fitting(wire.dirents(names, numbers, _DOTS, plus=False), size))
-
-    def readdirplus(self, _: int, ino: int, size: int, offset: int, info: int) -> Answer:
-        """List names, with the status of directories, for which who walks a tree asks next; or of all (see eagerness.py)."""
-        node = self.nodes[ino]
-        names, numbers = self._names(node, offset, size // (wire.ENTRY_SIZE + _NAME))
-        parts = _fitting(wire.dirents(names, numbers, _DOTS, plus=True), size)
-        whole = self.eager.listed(node) or offset > _DOTS
-        wanted = {
-            entry[1]: at
-            for at, entry in enumerate(names[: len(parts)])
-            if (whole or entry[2] == stat.S_IFDIR) and entry[0] > 0
-        }
-        if not wanted:
-            return b"".join(parts)
-        learnt = []
-        for name, seen in self.calm(lambda: self.tree.look_in(self.nodes.path(node), wanted)).items():
-            child = self.nodes.learn(node, name, seen)
-            learnt.append(child.id)
-            parts[wanted[name]] = wire.entry(child.id, seen) + parts[wanted[name]][wire.ENTRY_SIZE :]
-
-        def forget() -> None:
-            for one in learnt:
-                self.nodes.forget(one, 1)
-
-        return b"".join(parts), forget
-
-    def _names(self, node: Node, offset: int, limit: int) -> tuple[list[Entry], list[int]]:
-        """Return names after an offset, and the inodes' numbers: "." and ".." come first, as if theirs were below 1."""
-        if node is not self.nodes.root and not node.names:
-            return [], []
-        names = self.calm(lambda: self.tree.listing(self.nodes.path(node)).after(max(offset - _DOTS, 0), limit))
-        numbers = self.tree.numbers(names)
-        if offset >= _DOTS:
-            return names, numbers
-        up = node.names[0][0] if node.names else node
-        dots = [(-1, b".", stat.S_IFDIR, node.number, 0), (0, b"..", stat.S_IFDIR, up.number, 0)][offset:]
-        return dots + names, [dot[3] for dot in dots] + numbers
+class Reading(Looking):
+    """Answers the kernel's questions about a tree."""
 
     def readlink(self, _: int, ino: int) -> Answer:
         """Return a symlink's text."""
@@ -288,8 +165,3 @@ def _sized(value: bytes, size: int) -> bytes:
     if len(value) > size:
         raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
     return value
-
-
-def _fitting(parts: list[bytes], size: int) -> list[bytes]:
-    """Return as many of ``parts``, from the first, as ``size`` bytes have room for."""
-    return parts[: bisect_right(list(accumulate(map(len, parts))), size)]

@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lamella.errors import LamellaError
-from lamella.fuse.binding import Args, Library, Operations
+from lamella.fuse.binding import Args, Buffer, Library, Operations
 from lamella.fuse.reading import Reading
+from lamella.fuse.turns import Turns
 
 __all__ = ["Session"]
 
 _THREADS = 4
-_BUFFER = 256  # bytes of a struct fuse_buf of any version
+# FUSE_LOOKUP FORGET GETATTR READLINK STATFS GETXATTR LISTXATTR OPENDIR READDIR RELEASEDIR BATCH_FORGET READDIRPLUS, and RELEASE
+_QUICK = frozenset((1, 2, 3, 5, 17, 18, 22, 23, 27, 28, 29, 42, 44))
 _MIB = 1 << 20
 # FUSE_CAP_*: async_read atomic_o_trunc dont_mask ioctl_dir readdirplus _auto async_dio parallel_dirops posix_acl cache_symlinks
 # no_opendir; not auto_inval_data, since only this server changes anything
@@ -34,6 +36,7 @@ class Session:
 
     def __init__(self, library: Library, handler: Reading, target: bytes, options: Sequence[str]) -> None:
         self.library, self.handler, self.target = library, handler, target
+        self._turns = Turns()
         self._operations = Operations.of(self._init, self._callback)
         words = [b"lamella", b"-o", os.fsencode(",".join(options))]
         self._argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
@@ -60,7 +63,8 @@ class Session:
         signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, _OVER})
         self._main = threading.get_ident()
         threads = [threading.Thread(target=self._work, name=f"lamella-fuse-{n}", daemon=True) for n in range(_THREADS)]
-        for thread in threads:
+        watch = threading.Thread(target=self._turns.watch, name="lamella-fuse-watch", daemon=True)
+        for thread in (watch, *threads):
             thread.start()
         if signal.sigwait({*_STOPS, _OVER}) != _OVER:
             self.unmount()
@@ -79,13 +83,27 @@ class Session:
 
     def _work(self) -> None:
         library, session = self.library, self._session
-        buffer = ctypes.create_string_buffer(_BUFFER)  # libfuse allocates what it points to
-        while not library.session_exited(session):
-            n = library.receive(session, buffer)
-            if n > 0:
-                library.process(session, buffer)
-            elif n != -errno.EINTR:
+        buffer = Buffer()  # libfuse allocates what it points to
+        turns, has_turn = self._turns, False
+        while True:
+            if not has_turn:
+                turns.take()
+                has_turn = True
+            n = library.receive(session, buffer) if not library.session_exited(session) else 0
+            if n == -errno.EINTR:
+                continue
+            if n <= 0:
                 break
+            if buffer.opcode() in _QUICK:
+                request = turns.begin()
+                library.process(session, buffer)
+                self.handler.look_ahead()
+                has_turn = turns.end(request)
+            else:
+                turns.give()
+                has_turn = False
+                library.process(session, buffer)
+        turns.give()
         signal.pthread_kill(self._main, _OVER)
 
     def _init(self, _: int, connection: int) -> None:

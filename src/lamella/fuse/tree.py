@@ -7,11 +7,14 @@ empty; no symlink is followed. Everything raises OSError with the number that th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from lamella.layer.directories import Entry, Listing
+import numpy as np
+from numpy.typing import NDArray
+
+from lamella.layer.listing import Listing
 
 __all__ = ["Changeable", "Content", "Owner", "Seen", "Tree"]
 
@@ -35,6 +38,14 @@ class Seen:
 class Tree(Protocol):
     """A tree that is looked at. Nobody changes it but through its own calls."""
 
+    @property
+    def flips(self) -> NDArray[np.uint64]:
+        """For each branch the bits in which the numbers that its directories list differ from those that are shown."""
+
+    @property
+    def kept(self) -> Mapping[int, int]:
+        """What is shown instead of a number so made."""
+
     def look(self, path: bytes) -> Seen | None:
         """Return the inode at ``path``, None for nothing in a directory that is there."""
 
@@ -46,9 +57,6 @@ class Tree(Protocol):
 
     def listing(self, path: bytes) -> Listing:
         """Return the names in a directory."""
-
-    def numbers(self, names: Sequence[Entry]) -> list[int]:
-        """Return the numbers of the inodes that a directory lists."""
 
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's text."""

@@ -6,8 +6,9 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from lamella.fuse.tree import Content, Seen
-from lamella.layer.directories import Entry
 from lamella.layer.finding import Node
 from lamella.layer.own import BranchDialect
 from lamella.layer.union import Union
@@ -28,12 +29,13 @@ class UnionTree(Union):
         self, branches: Sequence[str], *, dialect: BranchDialect = "overlay", writable: bool = True,
         redirect_dir: bool = False, work: str | None = None,
     ) -> None:  # fmt: skip
-        self._kept: dict[tuple[int, int], int] = {}
+        self.kept: dict[int, int] = {}  # by what _plain_number() says
         self._devices: dict[int, int] = {}
         super().__init__(branches, dialect=dialect, writable=writable, redirect_dir=redirect_dir, work=work)
-        self._kept.clear()  # what opening finished had no numbers
-        self._branch_devices = [os.fstat(root.fd).st_dev for root in self.branches.roots]
-        self._devices = {device: index for index, device in enumerate(dict.fromkeys(self._branch_devices))}
+        self.kept.clear()  # what opening finished had no numbers
+        devices = [os.fstat(root.fd).st_dev for root in self.branches.roots]
+        self._devices = {device: index for index, device in enumerate(dict.fromkeys(devices))}
+        self.flips = np.array([self._plain_number(device, 0) for device in devices], np.uint64)
 
     def look(self, path: bytes) -> Seen | None:
         """Return the inode at ``path``; a directory of several branches has one link, since nobody counts them."""
@@ -54,12 +56,6 @@ class UnionTree(Union):
         """Return the inode of a descriptor."""
         status = os.fstat(fd)
         return Seen(status, self._number(status.st_dev, status.st_ino), status.st_nlink)
-
-    def numbers(self, names: Sequence[Entry]) -> list[int]:
-        """Return the numbers of the inodes that a directory lists."""
-        if not self._kept and len(self._devices) == 1:
-            return [ino for _, _, _, ino, _ in names]
-        return [self._number(self._branch_devices[branch], ino) for _, _, _, ino, branch in names]
 
     def content(self, path: bytes) -> Content:
         """Return where the content of a file is; OSError as regular()."""
@@ -96,20 +92,21 @@ class UnionTree(Union):
         there = self._inode(node.path).status
         status = node.status
         if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1 or self.joins_names:
-            self._kept[there.st_dev, there.st_ino] = self._number(status.st_dev, status.st_ino)
+            self.kept[self._plain_number(there.st_dev, there.st_ino)] = self._number(status.st_dev, status.st_ino)
         else:
-            self._kept.pop((there.st_dev, there.st_ino), None)
+            self.kept.pop(self._plain_number(there.st_dev, there.st_ino), None)
 
     def added(self, path: bytes) -> None:
         """Know that the inode at ``path`` is new: its number may have been another's."""
         super().added(path)
-        node = self.find_inode(path) if self._kept else None
+        node = self.find_inode(path) if self.kept else None
         if node is not None and (node.is_dir or node.status.st_nlink == 1):  # not a further name
-            self._kept.pop((node.status.st_dev, node.status.st_ino), None)
+            self.kept.pop(self._plain_number(node.status.st_dev, node.status.st_ino), None)
 
     def _number(self, device: int, ino: int) -> int:
-        kept = self._kept.get((device, ino))
-        if kept is not None:
-            return kept
+        number = self._plain_number(device, ino)
+        return self.kept.get(number, number)
+
+    def _plain_number(self, device: int, ino: int) -> int:
         index = self._devices.setdefault(device, len(self._devices))
         return (ino ^ index << _BRANCH_SHIFT) & 0xFFFFFFFFFFFFFFFF

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
 
 from lamella.fuse.tree import Seen
-from lamella.layer.directories import Entry
 
-__all__ = ["ENTRY_SIZE", "attr", "dirent", "dirents", "entry", "negative", "opened", "position", "room", "size", "written"]
+__all__ = [
+    "ENTRY_SIZE", "attr", "dirent", "entry", "name_at", "negative", "opened", "position", "renumber", "room", "size", "written",
+]  # fmt: skip
 
 FOREVER = 86_400  # seconds that the kernel may remember what only its own calls change
 _KEEP_CACHE = 2
@@ -20,7 +20,7 @@ ENTRY_SIZE = _ENTRY.size
 _ATTR_OUT = struct.Struct("=QII" + _ATTR)
 _OPEN = struct.Struct("=QII")
 _DIRENT = struct.Struct("=QQII")
-_NAME_ONLY = struct.Struct("=128xQQII")
+_NUMBER = struct.Struct("=Q")
 _PADS = [bytes(-n % 8) for n in range(8)]
 _ROOM = struct.Struct("=QQQQQIII28x")
 _NEGATIVE = _ENTRY.pack(0, 0, FOREVER, 0, 0, 0, *([0] * 16))
@@ -58,21 +58,21 @@ def opened(fh: int) -> bytes:
     return _OPEN.pack(fh, _KEEP_CACHE, 0)
 
 
-def dirent(number: int, offset: int, kind: int, name: bytes) -> bytes:
-    """Return one name of a directory; ``offset`` is where the next begins."""
-    return _DIRENT.pack(number, offset, len(name), kind >> 12) + name + _PADS[len(name) & 7]
+def dirent(number: int, offset: int, kind: int, name: bytes, *, plus: bool) -> bytes:
+    """Return one name of a directory; ``offset`` is where the next begins. ``plus``: with nothing said of its inode."""
+    return bytes(ENTRY_SIZE if plus else 0) + _DIRENT.pack(number, offset, len(name), kind >> 12) + name + _PADS[len(name) & 7]
 
 
-def dirents(names: Sequence[Entry], numbers: Sequence[int], skipped: int, *, plus: bool) -> list[bytes]:
-    """Return names of a directory; ``plus``: with nothing said of the inodes, where an entry() and a dirent() are asked for.
+def name_at(reply: bytearray, at: int, *, plus: bool) -> tuple[int, int, bytes]:
+    """Return the inode's number, its S_IFMT, and the name that stand at ``at`` of an answer, as dirent() has them."""
+    begin = at + (ENTRY_SIZE if plus else 0)
+    number, _, n, kind = _DIRENT.unpack_from(reply, begin)
+    return number, kind << 12, bytes(reply[begin + _DIRENT.size : begin + _DIRENT.size + n])
 
-    The offsets are the names' own numbers, ``skipped`` further on.
-    """
-    pack = _NAME_ONLY.pack if plus else _DIRENT.pack
-    return [
-        pack(ino, number + skipped, len(name), kind >> 12) + name + _PADS[len(name) & 7]
-        for (number, name, kind, _, _), ino in zip(names, numbers, strict=True)
-    ]
+
+def renumber(reply: bytearray, at: int, number: int, *, plus: bool) -> None:
+    """Give the name that stands at ``at`` of an answer another inode."""
+    _NUMBER.pack_into(reply, at + (ENTRY_SIZE if plus else 0), number)
 
 
 def room(status: os.statvfs_result) -> bytes:

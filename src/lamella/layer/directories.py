@@ -6,73 +6,15 @@ Names are bounded by ``limit``: what was not asked for longest is forgotten, and
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
-from operator import itemgetter
 
+from lamella.layer.listing import Listing
 from lamella.layer.search import Place
 
-__all__ = ["Directories", "Directory", "Entry", "Listing"]
+__all__ = ["Directories", "Directory"]
 
 _LIMIT = 1 << 19
-
-
-# a name's number in its directory, the name, S_IFMT and number of its inode, the number of the branch that has it; no class:
-# a directory of ten thousand names has ten thousand of these
-Entry = tuple[int, bytes, int, int, int]
-_NUMBER = itemgetter(0)
-
-
-class Listing:
-    """The names that a directory shows, each with a number that it keeps; what is new comes last."""
-
-    __slots__ = ("_next", "_numbers", "_order")
-
-    def __init__(self, entries: list[Entry]) -> None:
-        """``entries`` in the order of their numbers, which are above 0."""
-        self._order = entries
-        self._numbers: dict[bytes, int] | None = None
-        self._next = entries[-1][0] + 1 if entries else 1
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def get(self, name: bytes) -> Entry | None:
-        """Return what the directory shows at ``name``."""
-        number = self._by_name().get(name)
-        return None if number is None else self._order[self._at(number) - 1]
-
-    def after(self, number: int, limit: int | None = None) -> list[Entry]:
-        """Return the names with a higher number than ``number``, in order, at most ``limit`` of them."""
-        begin = self._at(number) if number else 0
-        return self._order[begin : None if limit is None else begin + limit]
-
-    def put(self, name: bytes, kind: int, ino: int, branch: int) -> None:
-        """Show a name, or another inode at one that is shown."""
-        numbers = self._by_name()
-        number = numbers.get(name)
-        if number is None:
-            number = numbers[name] = self._next
-            self._order.append((number, name, kind, ino, branch))
-            self._next += 1
-        else:
-            self._order[self._at(number) - 1] = (number, name, kind, ino, branch)
-
-    def remove(self, name: bytes) -> None:
-        """Show ``name`` no longer."""
-        number = self._by_name().pop(name, None)
-        if number is not None:
-            del self._order[self._at(number) - 1]
-
-    def _by_name(self) -> dict[bytes, int]:
-        if self._numbers is None:
-            self._numbers = {name: number for number, name, _, _, _ in self._order}
-        return self._numbers
-
-    def _at(self, number: int) -> int:
-        """Return the position after the name with ``number``, or where it was."""
-        return bisect_right(self._order, number, key=_NUMBER)
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from lamella.layer.directories import Directories, Directory, Listing
+from lamella.layer.directories import Directories, Directory
+from lamella.layer.listing import Listing
 from lamella.layer.lowers import Branches
 from lamella.layer.own import BranchDialect
 from lamella.layer.pathtable import path_table
@@ -124,7 +125,7 @@ class Finder:
         directory = self._directory(path, path)
         if directory.listing is not None:
             return directory.listing
-        listing = Listing(self.resolver.names(directory.stack))
+        listing = self.resolver.names(directory.stack)
         self._remember(path, Directory(directory.stack, listing), before)
         return listing
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from lamella.layer.directories import Entry
+from lamella.layer.listing import Gathering, Listing
 from lamella.layer.lowers import Branches
 from lamella.layer.search import Place
 from lamella.layer.whiteout import OPAQUE, PREFIX
@@ -20,8 +20,6 @@ from lamella.tree.root import join, lstat
 __all__ = ["Elsewhere", "Resolved", "Resolver", "through"]
 
 _NAMESPACES = {"overlay": ("trusted", "user"), "overlay:trusted": ("trusted",), "overlay:user": ("user",), "aufs": ()}
-
-_FILE = stat.S_IFREG
 
 
 class Elsewhere(Exception):
@@ -64,9 +62,9 @@ class Resolver:
         """Return what is shown at ``name``; Elsewhere for a redirect, and with ``content`` for a metacopy file too."""
         found: Resolved | None = None
         for branch, at in stack:
-            fd = self.roots[branch].open_dir(at)
+            fd, is_last = self.roots[branch].open_dir(at), self._is_last(stack, (branch, at))
             try:
-                found, ends = self._see(found, fd, (branch, at), name, content=content)
+                found, ends = self._see(found, fd, (branch, at), name, content=content, is_last=is_last)
             finally:
                 os.close(fd)
             if ends:
@@ -80,11 +78,12 @@ class Resolver:
         for branch, at in stack:
             if not left:
                 break
+            is_last = self._is_last(stack, (branch, at))
             going = []
             with self.roots[branch].dir(at) as fd:
                 for name in left:
                     try:
-                        found, ends = self._see(shown.get(name), fd, (branch, at), name, content=False)
+                        found, ends = self._see(shown.get(name), fd, (branch, at), name, content=False, is_last=is_last)
                     except Elsewhere:
                         shown.pop(name, None)
                         continue
@@ -95,14 +94,18 @@ class Resolver:
             left = going
         return shown
 
+    def _is_last(self, stack: Sequence[Place], place: Place) -> bool:
+        """Tell whether no branch after one can show anything: a redirect leads to branches that are not in the stack."""
+        return place == stack[-1] if self._aufs else place[0] == self._last
+
     def _see(
-        self, found: Resolved | None, fd: int, place: Place, name: bytes, *, content: bool
+        self, found: Resolved | None, fd: int, place: Place, name: bytes, *, content: bool, is_last: bool
     ) -> tuple[Resolved | None, bool]:  # fmt: skip
         """Return what is shown after a branch was looked at too, and whether that is all."""
         branch, at = place
         status = lstat(fd, name)
         if status is None:
-            return found, self._aufs and self._ends(fd, name, branch, is_dir=False)
+            return found, is_last or (self._aufs and self._ends(fd, name, is_dir=False))
         is_dir = stat.S_ISDIR(status.st_mode)
         if (not is_dir and found is not None) or self._hides(status, fd, name):
             return found, True
@@ -112,7 +115,7 @@ class Resolver:
             self._check_content(found, fd, name, content=content)
             return found, True
         found.stack.append((branch, join(at, name)))
-        return found, self._ends(fd, name, branch, is_dir=True)
+        return found, is_last or self._ends(fd, name, is_dir=True)
 
     def _hides(self, status: os.stat_result, fd: int, name: bytes) -> bool:
         """Tell whether an inode of the branch is a whiteout."""
@@ -132,11 +135,11 @@ class Resolver:
         if asked and self._metacopy.intersection(_keys(through(fd, name))):
             raise Elsewhere
 
-    def _ends(self, fd: int, name: bytes, branch: int, *, is_dir: bool) -> bool:
+    def _ends(self, fd: int, name: bytes, *, is_dir: bool) -> bool:
         """Tell whether a branch lets nothing through at ``name``, but for what it has there itself."""
         if self._aufs:
             return lstat(fd, PREFIX + name) is not None or (is_dir and lstat(fd, join(name, OPAQUE)) is not None)
-        if not is_dir or branch == self._last:
+        if not is_dir:
             return False
         keys = _keys(through(fd, name))
         if self._redirect.intersection(keys):
@@ -149,58 +152,42 @@ class Resolver:
         except OSError:
             return b""
 
-    def names(self, stack: Sequence[Place]) -> list[Entry]:
+    def names(self, stack: Sequence[Place]) -> Listing:
         """Return the names that a directory shows: of each branch in the order that it lists them."""
-        out: list[Entry] = []
-        seen: set[bytes] = set()
+        gathering = Gathering()
         for branch, place in stack:
-            is_last = (branch, place) == stack[-1]
-            with self.roots[branch].dir(place) as fd, os.scandir(b"/proc/self/fd/%d" % fd) as entries:
-                devices: list[bytes] = []
-                listed: list[Entry] = [
-                    (
-                        n, found.name, _FILE if found.is_file(follow_symlinks=False) else _kind(found, devices),
-                        found.inode(), branch,
-                    )
-                    for n, found in enumerate(entries, len(out) + 1)
-                ]
-                gone = self._gone(fd, listed, devices, is_last=is_last)
-            if not seen and not gone:
-                out += listed
-            else:
-                shown = [entry[1:] for entry in listed if entry[1] not in seen and entry[1] not in gone]
-                out += [(number, *entry) for number, entry in enumerate(shown, len(out) + 1)]
-            if not is_last:
-                seen.update(entry[1] for entry in listed)
-                seen |= gone
-        return out
+            begin = gathering.used
+            with self.roots[branch].dir(place) as fd:
+                n_devices, n_unknown = gathering.read(fd, branch)
+                if n_unknown:
+                    n_devices += _tell_kinds(gathering, begin, fd)
+                if not self._aufs:
+                    self._hide(gathering, begin, fd, devices=n_devices > 0, is_last=(branch, place) == stack[-1])
+        return gathering.merged(aufs=self._aufs)
 
-    def _gone(self, fd: int, listed: Sequence[Entry], devices: Iterable[bytes], *, is_last: bool) -> set[bytes]:
-        """Return which names a branch hides, and those that are its own; whiteouts are among ``devices``, or files."""
-        if self._aufs:
-            own = [entry[1] for entry in listed if entry[1].startswith(PREFIX)]
-            there = {entry[1] for entry in listed} if own else set()
-            hidden = {name[len(PREFIX) :] for name in own}
-            return {*own, *(hidden - there)}
-        if not is_last and any(self._value(fd, key) == b"x" for key in self._opaque):
-            devices = [*devices, *(entry[1] for entry in listed if entry[2] == _FILE)]
-        return {name for name in devices if self._hidden(fd, name)}
+    def _hide(self, gathering: Gathering, begin: int, fd: int, *, devices: bool, is_last: bool) -> None:
+        """Note which names of a branch are whiteouts: among devices, or files too where the directory says so."""
+        files = not is_last and any(self._value(fd, key) == b"x" for key in self._opaque)
+        if not (devices or files):
+            return
+        for place, name, kind in gathering.entries(begin):
+            if (kind == stat.S_IFCHR or (files and kind == stat.S_IFREG)) and self._hidden(fd, name):
+                gathering.hide(place)
 
     def _hidden(self, fd: int, name: bytes) -> bool:
         status = lstat(fd, name)
         return status is not None and self._hides(status, fd, name)
 
 
-def _kind(found: os.DirEntry[bytes], devices: list[bytes]) -> int:
-    """Return S_IFMT of what is no file, which most file systems tell with the name, and note character devices."""
-    if found.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR
-    if found.is_symlink():
-        return stat.S_IFLNK
-    kind = stat.S_IFMT(found.stat(follow_symlinks=False).st_mode)
-    if kind == stat.S_IFCHR:
-        devices.append(found.name)
-    return kind
+def _tell_kinds(gathering: Gathering, begin: int, fd: int) -> int:
+    """Find out what a file system does not tell with the names; return how many are character devices."""
+    n_devices = 0
+    for place, name, kind in gathering.entries(begin):
+        status = lstat(fd, name) if kind == 0 else None
+        if status is not None:
+            gathering.tell(place, stat.S_IFMT(status.st_mode))
+            n_devices += stat.S_ISCHR(status.st_mode)
+    return n_devices
 
 
 def _keys(where: bytes) -> list[str]:
