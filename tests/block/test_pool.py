@@ -138,6 +138,25 @@ def test_only_what_is_not_written_is_copied(pool, monkeypatch):
         assert copied == [10, pools.BLOCK - 10]
 
 
+@TOOLS
+@pytest.mark.parametrize("discard", [False, True])
+def test_what_follows_a_metadata_snapshot_changes_nothing_of_it(scratch, discard):
+    """The first change of a device is not by a message, so nothing else has made the way to it the pool's own."""
+    both = pools.Both(scratch)
+    both.message("create_thin", 1)
+    both.write(1, 0, b"a" * 4 * pools.BLOCK)
+    both.pool.commit()
+    both.message("reserve_metadata_snap")
+    if discard:
+        both.discard(1, 0, 2 * pools.BLOCK)
+    else:
+        both.write(1, 9 * pools.BLOCK, b"b")
+    both.agree()
+    both.message("release_metadata_snap")
+    both.agree()
+    both.pool.close()
+
+
 @pytest.mark.parametrize("n", [1, 400])
 def test_a_metadata_snapshot_shares_nodes_with_the_pool(scratch, pool, n):
     """What lies below a node that both have is counted once: all of it, or some leaves of the tree of devices."""
