@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 import lamella
+from lamella.block.delta import delta, delta_xml
 from lamella.block.device import ThinDevice
+from lamella.block.listing import FIELDS, listing
+from lamella.block.metadata import Metadata
 from lamella.block.pool import ThinPool
 from tests import parts
 from tests.reference import thin, thinread
@@ -120,11 +124,24 @@ class Both:
         image = self.folder / "metadata"
         accept(image)
         recount(image)
+        self._look(image)
         assert self.pool.check() == []
         pairs: dict[int, int] = {}
         assert thin.differences(state, dump.read(image), pairs) == []
         if self.reference.held is not None:
             assert thin.differences(self.reference.held, dump.read(image, "-m"), pairs) == []
+
+
+    def _look(self, image: Path) -> None:
+        """Compare what ``thin_ls`` and ``thin_delta`` print of an image with what we do, and with the pool's own delta."""
+        fields = ",".join(FIELDS)
+        with Metadata.open(image) as metadata:
+            assert "".join(listing(metadata, FIELDS)) == dump.tool("thin_ls", "-o", fields, image)
+            for left, right in list(combinations(self.pool.devices(), 2))[:2]:
+                printed = dump.tool("thin_delta", "--snap1", str(left), "--snap2", str(right), image)
+                assert "".join(delta_xml(metadata, left, right)) == printed
+                rows = [row for table in delta(metadata, left, right) for row in table]
+                assert list(self.pool.delta(left, right)) == rows
 
 
 def answer(call: object, *arguments: int) -> int | None:

@@ -16,7 +16,7 @@ from tests.block import images, pools
 from tests.reference import thin
 from tests.vm import dump
 
-TOOLS = pytest.mark.requires("thin_check", "thin_dump")
+TOOLS = pytest.mark.requires("thin_check", "thin_delta", "thin_dump", "thin_ls")
 
 
 def refusal(call, *arguments, **keywords) -> int:

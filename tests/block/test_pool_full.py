@@ -10,7 +10,7 @@ from lamella.errors import PoolFullError
 from tests.block import pools
 from tests.vm import dump
 
-pytestmark = pytest.mark.requires("thin_check", "thin_dump")
+pytestmark = pytest.mark.requires("thin_check", "thin_delta", "thin_dump", "thin_ls")
 
 
 @pytest.mark.parametrize("data", range(12))

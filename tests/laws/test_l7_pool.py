@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.block import pools
 from tests.conftest import fresh
 
-pytestmark = pytest.mark.requires("thin_check", "thin_dump")
+pytestmark = pytest.mark.requires("thin_check", "thin_delta", "thin_dump", "thin_ls")
 NBLOCKS = 24
 IDS = st.sampled_from([0, 1, 2, (1 << 24) - 1])
 NBYTES = NBLOCKS * pools.BLOCK
