@@ -12,6 +12,8 @@ SUPERBLOCK: int
 DEVICE: int
 DEVICE_END: int
 SUPERBLOCK_END: int
+NAMES: tuple[str, ...]
+WORDS: dict[int, str]
 
 def render(
     thin: Buffer, data: Buffer, length: Buffer, time: Buffer, begin: int, form: int, out: Buffer
