@@ -37,8 +37,9 @@ def seen(tree: LayersTree) -> dict[bytes, Found]:
             digest = hashlib.sha256(tree.read(handle, status.st_size + 9, 0)).hexdigest()
             tree.release(handle)
         if kind == "dir":
-            listed = tree.listing(path).after(0)
-            assert tree.numbers(listed) == [tree.look(join(path, entry[1])).number for entry in listed]
+            listed = list(tree.listing(path).after(0))
+            assert not tree.flips.any()
+            assert [entry[3] for entry in listed] == [tree.look(join(path, entry[1])).number for entry in listed]
             todo += [join(path, entry[1]) for entry in listed]
         else:
             inodes.setdefault(one.number, []).append(path)
