@@ -38,6 +38,7 @@ def seen(tree: LayersTree) -> dict[bytes, Found]:
             tree.release(handle)
         if kind == "dir":
             listed = list(tree.listing(path).after(0))
+            assert not tree.flips.any()
             assert [entry[3] for entry in listed] == [tree.look(join(path, entry[1])).number for entry in listed]
             todo += [join(path, entry[1]) for entry in listed]
         else:

@@ -11,9 +11,10 @@ import os
 import platform
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,12 +24,15 @@ from lamella.bench.image_plan import EDIT, N_LAYERS, Item, Plan
 from lamella.bench.measure import MeasureError, in_python
 from lamella.bench.stacks import Pool, Synthetic
 
-__all__ = ["ImageCorpus", "blobs_of", "given_image", "image_corpus", "make_image", "synthetic_base"]
+__all__ = [
+    "MIDDLE", "ImageCorpus", "blobs_of", "copied_corpus", "given_image", "image_corpus", "make_image", "piled",
+    "synthetic_base",
+]  # fmt: skip
 
 TAG = "bench"
 SOURCES = (("/usr/lib", 12_000, 500 << 20), ("/usr/share", 36_000, 500 << 20))  # entries, bytes at most
 FEW = 20_000  # entries: below it a machine's /usr is no corpus
-LARGE, SMALL = Synthetic(48_000, 12_000), Synthetic(6_000, 9_000)
+LARGE, MIDDLE, SMALL = Synthetic(48_000, 12_000), Synthetic(12_000, 16_000), Synthetic(6_000, 9_000)
 BIG, QUICK_BIG = 64 << 20, 2 << 20
 LARGEST = 64 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -40,6 +44,8 @@ _MEDIA = "application/vnd.oci.image."
 @dataclass(frozen=True, slots=True)
 class ImageCorpus:
     """An image as two layouts. ``entries nbytes`` are of all its layers' tars; ``visible`` is what they show.
+
+    ``piled_entries piled_nbytes``: of a tree for each layer with all that is below it, nothing hidden.
 
     ``zstd`` is empty where there is no twin, ``visible`` 0 where nobody knows yet. ``given``: not one of ours, so that a
     peer that knows no layers may stumble.
@@ -53,6 +59,8 @@ class ImageCorpus:
     gzip: str
     zstd: str
     given: bool = False
+    piled_entries: int = 0
+    piled_nbytes: int = 0
 
     def layout(self, codec: str) -> Path:
         """Return the directory of the ``"gzip"`` or the ``"zstd"`` layout."""
@@ -73,8 +81,19 @@ class ImageCorpus:
 
 def image_corpus(home: Path, *, quick: bool) -> ImageCorpus:
     """Have an image made in ``home``, of this machine's /usr, or a small synthetic one when ``quick``."""
-    sample = in_python("make-image", home, int(quick))
+    sample = in_python("make-image", home, "small" if quick else "large")
     return ImageCorpus(**sample.facts)
+
+
+def copied_corpus(home: Path) -> ImageCorpus:
+    """Have an image made in ``home`` of which a whole copy for each layer fits into a few GiB."""
+    home.mkdir()
+    return ImageCorpus(**in_python("make-image", home, "middle").facts)
+
+
+def piled(sizes: Iterable[int]) -> int:
+    """Return the sum of what a pile has after each of ``sizes`` was put upon it."""
+    return sum(accumulate(sizes))
 
 
 def given_image(home: Path, gzip: str, zstd: str = "") -> ImageCorpus:
@@ -133,19 +152,22 @@ def _blob(layout: Path, digest: str) -> Path:
 
 def make_image(home: Path, *, quick: bool, base: Sequence[Item] | None = None) -> dict[str, Any]:
     """Make the image in ``home`` and return its facts; ``base`` instead of this machine's files."""
-    source, items = (_base(quick=quick)) if base is None else ("given", list(base))
+    source, items = _base(quick=quick) if base is None else ("given", list(base))
     plan = Plan(items, big_nbytes=QUICK_BIG if quick else BIG)
     pool = Pool(LARGE.seed)
-    entries = 0
+    entries: list[int] = []
     with ThreadPoolExecutor(2) as threads:
         jobs = []
         for number, layer in enumerate(plan.layers()):
-            entries += len(layer)
+            entries.append(len(layer))
             jobs.append(threads.submit(_pack, home, number, layer, pool))
         packed = [job.result() for job in jobs]
     refs = {codec: _write_layout(home, codec, packed) for codec in ("gzip", "zstd")}
-    nbytes = sum(int(one["nbytes"]) for one in packed)
-    return asdict(ImageCorpus(source, N_LAYERS, entries, nbytes, len(plan.visible), refs["gzip"], refs["zstd"]))
+    nbytes = [int(one["nbytes"]) for one in packed]
+    return asdict(ImageCorpus(
+        source, N_LAYERS, sum(entries), sum(nbytes), len(plan.visible), refs["gzip"], refs["zstd"],
+        piled_entries=piled(entries), piled_nbytes=piled(nbytes),
+    ))  # fmt: skip
 
 
 def _base(*, quick: bool) -> tuple[str, list[Item]]:

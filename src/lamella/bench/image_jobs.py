@@ -136,23 +136,28 @@ def _docker_squash(folder: str, ref: str, out: str) -> Call:
     return call
 
 
-def _make_image(home: str, quick: str) -> Call:
-    from lamella.bench.image_corpus import make_image  # noqa: PLC0415
+def _make_image(home: str, size: str) -> Call:
+    from lamella.bench.image_corpus import MIDDLE, make_image, synthetic_base  # noqa: PLC0415
 
-    return lambda: make_image(Path(home), quick=quick == "1")
+    return lambda: make_image(Path(home), quick=size != "large", base=synthetic_base(MIDDLE) if size == "middle" else None)
 
 
 def _count_image(ref: str) -> Call:
     from lamella import open_image  # noqa: PLC0415
+    from lamella.bench.image_corpus import piled  # noqa: PLC0415
 
     def call() -> Facts:
-        entries = nbytes = 0
+        entries: list[int] = []
+        nbytes: list[int] = []
         with open_image(ref) as image:
             for layer in image.layers:
                 with layer.reader() as reader:
-                    entries += len(reader.table())
-                    nbytes += reader.uncompressed_size or 0
-            return {"layers": len(image.layers), "entries": entries, "nbytes": nbytes}
+                    entries.append(len(reader.table()))
+                    nbytes.append(reader.uncompressed_size or 0)
+        return {
+            "layers": len(entries), "entries": sum(entries), "nbytes": sum(nbytes),
+            "piled_entries": piled(entries), "piled_nbytes": piled(nbytes),
+        }  # fmt: skip
 
     return call
 

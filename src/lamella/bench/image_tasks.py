@@ -13,7 +13,7 @@ from lamella.bench.measure import MeasureError, Sample, alone, in_python
 from lamella.bench.panel import Contender, Panel
 from lamella.bench.workloads import BSDTAR, OURS, TAR, count
 
-__all__ = ["imports", "squash", "unpack_gzip", "unpack_zstd"]
+__all__ = ["copies", "imports", "squash", "unpack_gzip", "unpack_zstd"]
 
 LEFT_OUT = "start left out"
 NO_LAYERS = f"{peers.NONE}: what a layer hides is written too"
@@ -70,25 +70,28 @@ def unpack_zstd(corpus: ImageCorpus, ground: Ground) -> Panel:
 
 def imports(corpus: ImageCorpus, ground: Ground) -> Panel:
     """Import the image into a store, a snapshot for each layer, all of it on disk in the end: by drivers, and by peers."""
-    layout = corpus.layout("gzip")
-
-    def ours(driver: str) -> Contender:
-        def measure(folder: Path) -> Sample:
-            sample = in_python("store-import", folder, corpus.gzip, driver)
-            if sample.facts["snapshots"] != corpus.layers:
-                raise MeasureError(f"made {sample.facts['snapshots']} of {corpus.layers} snapshots")
-            return sample
-
-        return Contender(f"lamella, {driver}", measure, f"Store(ROOT, driver={driver!r}).import_image(REF), syncfs, {LEFT_OUT}")
-
     if ground.name == "btrfs":
-        contenders: tuple[Contender, ...] = ours("btrfs"), _skopeo(corpus, "btrfs", sync=True)
+        contenders: tuple[Contender, ...] = _into_store(corpus, "btrfs"), _skopeo(corpus, "btrfs", sync=True)
     else:
-        contenders = (
-            ours("overlay"), _skopeo(corpus, sync=True), _ctr(corpus, layout, "overlayfs", sync=True),
-            ours("vfs"), _ctr(corpus, layout, "native", sync=True),
-        )  # fmt: skip
+        peers_ = _skopeo(corpus, sync=True), _ctr(corpus, corpus.layout("gzip"), "overlayfs", sync=True)
+        contenders = (_into_store(corpus, "overlay"), *peers_)
     return Panel("import", "import an image of gzip layers into a store", ground, contenders, max_rounds=3)
+
+
+def copies(corpus: ImageCorpus, ground: Ground) -> Panel:
+    """Import an image into a store that keeps a whole tree for each layer, all of it on disk in the end."""
+    contenders = _into_store(corpus, "vfs"), _ctr(corpus, corpus.layout("gzip"), "native", sync=True)
+    return Panel("copies", "import an image into a store, a whole copy a layer", ground, contenders, max_rounds=3)
+
+
+def _into_store(corpus: ImageCorpus, driver: str) -> Contender:
+    def measure(folder: Path) -> Sample:
+        sample = in_python("store-import", folder, corpus.gzip, driver)
+        if sample.facts["snapshots"] != corpus.layers:
+            raise MeasureError(f"made {sample.facts['snapshots']} of {corpus.layers} snapshots")
+        return sample
+
+    return Contender(f"lamella, {driver}", measure, f"Store(ROOT, driver={driver!r}).import_image(REF), syncfs, {LEFT_OUT}")
 
 
 def _ours(name: str, ref: str, tally: Tally) -> Contender:

@@ -30,7 +30,7 @@ from lamella.bench import (
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
-from lamella.bench.image_corpus import ImageCorpus, given_image, image_corpus
+from lamella.bench.image_corpus import ImageCorpus, copied_corpus, given_image, image_corpus
 from lamella.bench.measure import MeasureError
 from lamella.bench.panel import Panel, Run, run_panel
 from lamella.errors import LamellaError
@@ -197,13 +197,15 @@ class _ImagePart:
     def __init__(self, *, quick: bool, gzip: str, zstd: str) -> None:
         self._quick, self._gzip, self._zstd = quick, gzip, zstd
         self._corpus: ImageCorpus | None = None
+        self._copied: ImageCorpus | None = None
 
     def make(self, home: Path, result: Result) -> None:
-        """Make the image and its twin, or copy them."""
+        """Make the image and its twin, or copy them; and one that is small enough to be copied for each layer."""
         given = self._gzip
         corpus = given_image(home, given, self._zstd) if given else image_corpus(home, quick=self._quick)
         _check_room(home, _disk_nbytes(corpus.nbytes, corpus.entries) + 5 * corpus.nbytes)
         self._corpus = corpus
+        self._copied = corpus if given or self._quick else copied_corpus(home / "copied")
         result.image = corpus.facts()
 
     def panels(self, home: Path) -> list[Panel]:
@@ -215,6 +217,8 @@ class _ImagePart:
             found.append(image_tasks.unpack_zstd(corpus, tmpfs))
         found.append(image_tasks.squash(corpus, tmpfs))
         found += [image_tasks.imports(corpus, ground) for ground in _stacked(home, corpus)]
+        copied = self._copied or corpus
+        found.append(image_tasks.copies(copied, _piled(home, copied)))
         return [*found, snapshots.mount_image(corpus, tmpfs)]
 
 
@@ -268,14 +272,20 @@ def _grounds(home: Path, nbytes: int, n_entries: int) -> tuple[Tmpfs, Ext4]:
 
 
 def _stacked(home: Path, corpus: ImageCorpus) -> tuple[Ext4, Btrfs]:
-    """Return grounds for a tree a layer, each with all that is below it: half of the image each, by and large."""
-    folder = home / "stacked"
-    folder.mkdir(exist_ok=True)
-    nbytes = (corpus.layers * corpus.nbytes // 2 + 4096 * corpus.entries + (512 << 20)) & -4096
-    other = home / "subvolumes"
-    other.mkdir(exist_ok=True)
+    """Return grounds for a store: blobs, and a tree a layer that has what is in the layer."""
+    folders = home / "stacked", home / "subvolumes"
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
     disk = _disk_nbytes(corpus.nbytes, corpus.entries)
-    return Ext4(folder, nbytes, corpus.layers * corpus.entries + 10_000), Btrfs(other, disk, 0)
+    return Ext4(folders[0], disk, 2 * corpus.entries + 10_000), Btrfs(folders[1], disk, 0)
+
+
+def _piled(home: Path, corpus: ImageCorpus) -> Ext4:
+    """Return a ground for a store whose trees are whole copies: each file takes whole blocks in each of them."""
+    folder = home / "piled"
+    folder.mkdir(exist_ok=True)
+    nbytes = corpus.piled_nbytes + corpus.nbytes + 3072 * corpus.piled_entries
+    return Ext4(folder, (11 * nbytes // 10 + (256 << 20)) & -4096, corpus.piled_entries + 10_000)
 
 
 def _check_room(home: Path, wanted: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -19,6 +20,7 @@ from lamella.cli.text import one_line
 
 __all__ = ["main", "program"]
 
+_GARBAGE = 50_000  # objects: what is imported alone is more than the interpreter's 700
 # command -> module of lamella.cli; a command is loaded when it is asked for, so that none waits for another's imports
 COMMANDS = {
     "append": "edit",
@@ -66,6 +68,8 @@ def program() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program with ``argv`` (None: the process's own arguments) and exit."""
     sys.unraisablehook = _repeat_interrupt
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy starts a thread a processor otherwise, for algebra
+    gc.set_threshold(_GARBAGE)
     output = Output()
     sys.exit(_run(argv, output))
 

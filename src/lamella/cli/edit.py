@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 import lamella
-from lamella.cli.image import PLATFORM
-from lamella.cli.options import COMPRESSION
+from lamella.cli.options import COMPRESSION, PLATFORM
 from lamella.cli.output import Output, Report, Reporter, command_options
 from lamella.cli.text import columns, human, path_fields, shown
 from lamella.image.reference import ARCHIVE

@@ -11,7 +11,7 @@ import click
 
 import lamella
 from lamella.cli.contents import entry_fields, entry_text
-from lamella.cli.image import PLATFORM
+from lamella.cli.options import PLATFORM
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import columns, path_fields, shown
 

@@ -14,6 +14,7 @@ import click
 
 import lamella
 from lamella.cli.contents import Contents, Stack, lines_of, tree_document, tree_lines
+from lamella.cli.options import PLATFORM
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import columns, human, one_line, path_fields, shown
 from lamella.errors import FormatError, ImageError, ReferenceNotFound, TarFormatError
@@ -22,15 +23,11 @@ from lamella.image.platforms import parse_platform
 from lamella.image.verify import verify_image
 from lamella.model import Progress
 
-__all__ = ["PLATFORM", "inspect", "verify"]
+__all__ = ["inspect", "verify"]
 
 
 # blobs/, ID/layer.tar, DIGEST.tar.gz and the like
 _ARCHIVE_NAME = re.compile(rb"(blobs|manifest\.json|repositories|index\.json|oci-layout|(sha256:)?[0-9a-f]{64})(?![a-z_])")
-
-PLATFORM = click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Of several images, the one for it; else this machine's."
-)
 
 
 @click.command(short_help="Show an image, or a layer tar.")

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 import lamella
-from lamella.cli.image import PLATFORM
+from lamella.cli.options import PLATFORM
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import path_fields, shown
-from lamella.drivers._branches import dress
-from lamella.drivers._overlay_options import writable_namespace
-from lamella.drivers._run import attach, detach
+from lamella.drivers._serving import Program, server
 from lamella.errors import DriverUnavailable
 from lamella.model import Mount
 
@@ -49,12 +47,15 @@ def mount(
     What is seen is what `unpack` would make. Layers that are not compressed are read where they lie, the others are unpacked
     when content of them is first read, and checked then.
     """
-    with lamella.open_image(ref, platform=platform) as image:
-        words = [*_layers(image), *([f"spool={os.path.abspath(spool)}"] if spool else [])]
-    if upper is None:
-        attach((Mount(_TYPE, ref, ("ro", *words)),), target)
-    else:
-        _attach_union(ref, words, Path(upper), target)
+    with server() as program:
+        from lamella.drivers._run import attach  # noqa: PLC0415 - while the server loads what it takes
+
+        with lamella.open_image(ref, platform=platform) as image:
+            words = [*_layers(image), *([f"spool={os.path.abspath(spool)}"] if spool else [])]
+        if upper is None:
+            attach((Mount(_TYPE, ref, ("ro", *words)),), target, program=program)
+        else:
+            _attach_union(ref, words, Path(upper), target, program)
     return Report(
         lambda: {**path_fields(ref, "reference"), **path_fields(target, "target"), "read_only": upper is None},
         lambda: iter([f"mounted {shown(ref)} at {shown(target)}"]),
@@ -70,8 +71,12 @@ def _layers(image: Image) -> list[str]:
     return words
 
 
-def _attach_union(ref: str, words: Sequence[str], upper: Path, target: str) -> None:
+def _attach_union(ref: str, words: Sequence[str], upper: Path, target: str, program: Program) -> None:
     """Mount a union of UPPER and the image; the image's own mount has no name once the union has it open."""
+    from lamella.drivers._branches import dress  # noqa: PLC0415
+    from lamella.drivers._overlay_options import writable_namespace  # noqa: PLC0415
+    from lamella.drivers._run import attach, detach  # noqa: PLC0415
+
     is_new = not upper.exists()
     upper.mkdir(exist_ok=True)
     namespace = writable_namespace(upper)
@@ -79,7 +84,7 @@ def _attach_union(ref: str, words: Sequence[str], upper: Path, target: str) -> N
         raise DriverUnavailable(f"{upper} cannot be an upper directory", ("overlay's own attributes cannot be written there",))
     folder = tempfile.mkdtemp(prefix="lamella-mount-")
     try:
-        attach((Mount(_TYPE, ref, ("ro", *words, f"escaped={namespace}")),), folder)
+        attach((Mount(_TYPE, ref, ("ro", *words, f"escaped={namespace}")),), folder, program=program)
         try:
             if is_new:
                 dress(upper, Path(folder))  # it is the root of what is shown

@@ -11,7 +11,7 @@ from lamella.errors import FormatError
 from lamella.layer.policy import POLICIES
 from lamella.model import IdMap
 
-__all__ = ["COMPRESSION", "id_map", "placing_options"]
+__all__ = ["COMPRESSION", "PLATFORM", "id_map", "placing_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +34,9 @@ class _Compression(click.ParamType[tuple[str, int | None]]):
 
 
 COMPRESSION = _Compression()
+PLATFORM = click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Of several images, the one for it; else this machine's."
+)
 
 
 def id_map(uid: str | None, gid: str | None, *, squash: bool = False) -> IdMap | None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lamella
-from lamella.cli.image import PLATFORM
 from lamella.cli.layer import apply_document
-from lamella.cli.options import id_map, placing_options
+from lamella.cli.options import PLATFORM, id_map, placing_options
 from lamella.cli.output import Output, Report, command_options
 from lamella.cli.text import human, one_line, path_fields, shown
 

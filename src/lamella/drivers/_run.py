@@ -32,8 +32,12 @@ _SPECIAL = str.maketrans({character: "\\" + character for character in "\\:,"})
 # -- doing ------------------------------------------------------------------------------------------------------------
 
 
-def attach(mounts: Sequence[Mount], target: Path, *, read_only: bool = False) -> None:
+def attach(
+    mounts: Sequence[Mount], target: Path, *, read_only: bool = False, program: _serving.Program | None = None
+) -> None:
     """Do ``mounts`` one over another at the directory ``target``; ``read_only``: so that nothing is written through them.
+
+    ``program``: a server that was started already (see _serving.server()), for the only one that takes one.
 
     OSError says what the kernel does, and then nothing is left mounted; DriverUnavailable for a type of mount that has
     no program here.
@@ -42,7 +46,7 @@ def attach(mounts: Sequence[Mount], target: Path, *, read_only: bool = False) ->
     done = 0
     try:
         for mount in mounts:
-            _attach(mount, where, read_only or mount.read_only)
+            _attach(mount, where, read_only or mount.read_only, program)
             done += 1
     except BaseException:
         for mount in reversed(mounts[:done]):
@@ -50,9 +54,9 @@ def attach(mounts: Sequence[Mount], target: Path, *, read_only: bool = False) ->
         raise
 
 
-def _attach(mount: Mount, target: str, read_only: bool) -> None:
+def _attach(mount: Mount, target: str, read_only: bool, program: _serving.Program | None) -> None:
     if mount.type == _serving.KIND:
-        _serving.serve(mount, target, read_only=read_only)
+        _serving.serve(mount, target, read_only=read_only, program=program)
         return
     if mount.type.startswith("fuse."):
         raise DriverUnavailable("cannot be mounted", (f"nothing here serves mounts of type {mount.type}",))

@@ -18,9 +18,10 @@ from lamella.errors import DriverUnavailable
 from lamella.fuse.binding import missing
 from lamella.model import Mount
 
-__all__ = ["KIND", "awaited", "refusals", "serve", "unmount"]
+__all__ = ["KIND", "Program", "awaited", "refusals", "serve", "server", "unmount"]
 
 KIND = "fuse.lamella"
+Program = subprocess.Popen[bytes]
 
 _MODULE = "lamella.fuse"
 _SYS_ADMIN = 1 << 21
@@ -45,26 +46,42 @@ def refusals() -> Iterator[str]:
         yield f"mounting needs CAP_SYS_ADMIN, and {_FUSERMOUNT} is not root's here"
 
 
-def serve(mount: Mount, target: str, *, read_only: bool) -> None:
-    """Start a server and return when ``mount`` is there. OSError and DriverUnavailable say what the server does."""
+@contextlib.contextmanager
+def server() -> Iterator[Program]:
+    """Start the program that serves a mount, which is ready sooner then; what it is to mount is for serve() to say.
+
+    DriverUnavailable where it cannot be started. Unused, it ends.
+    """
     if not sys.executable:
         raise DriverUnavailable("cannot be mounted", ("this program does not know its Python",))
-    options = [option for option in mount.options if option != "ro"] + (["ro"] if read_only else [])
-    words = [target, f"source={mount.source}", *options]
     try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-m", _MODULE, "--stdin"], input=b"".join(os.fsencode(word) + b"\0" for word in words),
+        program = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", _MODULE, "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)},
-            capture_output=True, check=False,
         )  # fmt: skip
     except OSError as error:
         raise DriverUnavailable("cannot be mounted", (f"its server does not start: {error}",)) from None
-    if done.returncode == 0:
-        return
-    said = [line.removeprefix(f"{_MODULE}: ") for line in os.fsdecode(done.stderr).splitlines()]
-    if done.returncode == _UNAVAILABLE:
+    with program:
+        yield program
+
+
+def serve(mount: Mount, target: str, *, read_only: bool, program: Program | None = None) -> None:
+    """Have a server (``program``, or a new one) serve ``mount``, and return when it is there.
+
+    OSError and DriverUnavailable say what the server does.
+    """
+    if program is None:
+        with server() as started:
+            return serve(mount, target, read_only=read_only, program=started)
+    options = [option for option in mount.options if option != "ro"] + (["ro"] if read_only else [])
+    words = [target, f"source={mount.source}", *options]
+    out, err = program.communicate(b"".join(os.fsencode(word) + b"\0" for word in words))
+    if program.returncode == 0:
+        return None
+    said = [line.removeprefix(f"{_MODULE}: ") for line in os.fsdecode(err).splitlines()]
+    if program.returncode == _UNAVAILABLE:
         raise DriverUnavailable("cannot be mounted", tuple(said))
-    number, text, path = ([*map(os.fsdecode, done.stdout.split(b"\0")), "", "", ""])[:3]
+    number, text, path = ([*map(os.fsdecode, out.split(b"\0")), "", "", ""])[:3]
     more = [line for line in said[:-1] if text]  # the last line is the error itself, libfuse's own stand before it
     raise OSError(int(number or 0) or errno.EIO, ": ".join(filter(None, [text, *more])) or "; ".join(said), path or target)
 

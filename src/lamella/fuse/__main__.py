@@ -2,8 +2,9 @@
 
 Options are those of a :class:`~lamella.model.Mount`, a word each: ``lowerdir+=DIR`` (nearest first), ``upperdir=DIR`` and
 ``workdir=DIR`` or ``ro``, ``dialect=NAME``, ``redirect_dir=on``, ``source=NAME``. With ``--stdin`` target and options come
-on standard input, each ended by a zero byte. It returns once the mount is there, and prints why it is not: exit status 3 where
-there is no FUSE here, else 1 (with ``--stdin`` also errno, text and path on standard output, each ended by a zero byte).
+on standard input, each ended by a zero byte; none if nothing is to be mounted. It returns once the mount is there, and prints
+why it is not: exit status 3 where there is no FUSE here, else 1 (with ``--stdin`` also errno, text and path on standard
+output, each ended by a zero byte).
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ def main() -> NoReturn:
             log = os.path.abspath(words.pop(0))
         else:
             sys.exit(__doc__)
-    if told:
-        words = sys.stdin.buffer.read().split(b"\0")[:-1]
-    if not words:
+    if not words and not told:
         sys.exit(__doc__)
     if foreground:
         _serve(words, log, None)
@@ -72,7 +71,7 @@ def _serve(words: list[bytes], log: bytes | None, pipe: int | None) -> NoReturn:
     try:
         from lamella.fuse.server import Server  # noqa: PLC0415 - NumPy's threads do not survive a fork
 
-        server = Server(words)
+        server = Server(words or _told())
         server.mount()
     except DriverUnavailable as error:
         status = _failed(error, _UNAVAILABLE, pipe)
@@ -87,6 +86,14 @@ def _serve(words: list[bytes], log: bytes | None, pipe: int | None) -> NoReturn:
         server.serve()
     sys.stderr.flush()
     os._exit(status)  # threads may still wait for the kernel
+
+
+def _told() -> list[bytes]:
+    """Return the words that come on standard input, which whoever starts a server may know only when it is ready."""
+    words = sys.stdin.buffer.read().split(b"\0")[:-1]
+    if not words:
+        os._exit(0)  # nothing is to be mounted after all
+    return words
 
 
 def _failed(error: Exception, status: int, pipe: int | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import sys
@@ -53,7 +54,10 @@ class Server:
 
     def mount(self) -> None:
         """Open the branches, or the layers, and mount; OSError."""
+        gc.disable()  # a tree of layers is made of many small objects, none of which is garbage
         tree = self._layers() if self.layers else self._union()
+        gc.freeze()
+        gc.enable()
         try:
             if self.read_only or isinstance(tree, LayersTree):
                 handler = Reading(self.library, tree)

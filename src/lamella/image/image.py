@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lamella.errors import ReferenceNotFound, TarFormatError
 from lamella.image.archive import Archive
@@ -18,15 +18,16 @@ from lamella.image.layout import Layout
 from lamella.image.parts import HistoryEntry, ImageParts
 from lamella.image.platforms import fits, parse_platform, shown_platform
 from lamella.image.reference import ARCHIVE, LAYOUT, Reference, parse_reference
-from lamella.image.restack import explain_path, rebase_layers, squash_layers
 from lamella.image.save import SavedImage, save_image
 from lamella.image.unpack import UnpackResult, unpack_layers
 from lamella.image.verify import Problem, verify_image
-from lamella.layer.algebra import Conflict
-from lamella.layer.explain import Explanation
 from lamella.layer.options import Options
 from lamella.layer.policy import Policy, policy_of
 from lamella.model import IdMap, Limits, Progress
+
+if TYPE_CHECKING:
+    from lamella.layer.algebra import Conflict
+    from lamella.layer.explain import Explanation
 
 __all__ = ["HistoryEntry", "Image", "Layer", "chain_ids", "locate", "open_image"]
 
@@ -147,6 +148,8 @@ class Image(ImageParts):
         reading, as :meth:`verify` finds them.
         """
         step = {"created": created, "created_by": created_by or f"lamella squash {start}:{'' if stop is None else stop}"}
+        from lamella.image.restack import squash_layers  # noqa: PLC0415  (few need the algebra of layers)
+
         edit = squash_layers(self, slice(start, stop), known_fields({**step, "comment": comment}), compression, progress)
         return Image(self.reference, *edit)
 
@@ -170,6 +173,8 @@ class Image(ImageParts):
         """
         if conflicts not in ("error", "keep"):
             raise ValueError(f"conflicts {conflicts!r}; one of error, keep")
+        from lamella.image.restack import rebase_layers  # noqa: PLC0415  (few need the algebra of layers)
+
         with contextlib.ExitStack() as stack:
             old, new = (b if isinstance(b, Image) else stack.enter_context(open_image(b)) for b in (old_base, new_base))
             step = known_fields({"created": created})
@@ -187,6 +192,8 @@ class Image(ImageParts):
         passed over. ConflictError, WhiteoutError and UnsafePathError where they cannot be applied one after another;
         errors of reading, as :meth:`verify` finds them.
         """
+        from lamella.image.restack import explain_path  # noqa: PLC0415  (few need the algebra of layers)
+
         return explain_path(self, path, progress)
 
 
