@@ -107,7 +107,7 @@ def test_empty_files(files):
 
 def test_a_file_that_is_cut_meanwhile(files, monkeypatch):
     one, two = files(b"x" * 100, b"x" * 100)
-    monkeypatch.setattr(compare, "_size", lambda fd: 200)
+    monkeypatch.setattr(compare, "device_nbytes", lambda fd: 200)
     monkeypatch.setattr(compare, "_next_data", lambda fd, at, end: min(at, end))
     with pytest.raises(TruncatedError, match="byte 100"):
         compare.differing_files(one, two, 10)

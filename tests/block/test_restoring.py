@@ -171,7 +171,7 @@ def _fits(text: str, folder: Path, nblocks: int) -> bool:
 def test_the_superblock_is_written_last_and_all_else_is_on_disk_before(scratch, monkeypatch):
     calls: list[tuple[str, int]] = []
     pwrite, fsync = os.pwrite, os.fsync
-    monkeypatch.setattr(building.os, "pwrite", lambda fd, b, at: calls.append(("write", at)) or pwrite(fd, b, at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, b, at: calls.append(("write", at)) or pwrite(fd, b, at))
     monkeypatch.setattr(building.os, "fsync", lambda fd: calls.append(("sync", 0)) or fsync(fd))
     path = restored(images.xml({1: [(0, 0, 600, 0)]}), blank(scratch))
     assert calls[:2] == [("write", 0), ("sync", 0)]
@@ -184,7 +184,7 @@ def test_the_superblock_is_written_last_and_all_else_is_on_disk_before(scratch, 
 
 def test_writes_that_do_not_write_all(scratch, monkeypatch):
     pwrite = os.pwrite
-    monkeypatch.setattr(building.os, "pwrite", lambda fd, b, at: pwrite(fd, bytes(b)[:1500], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, b, at: pwrite(fd, bytes(b)[:1500], at))
     assert_counts_hold(restored(images.xml({1: [(0, 0, 600, 0)]}), blank(scratch)))
 
 
@@ -195,7 +195,7 @@ def test_an_output_that_is_no_device(scratch):
         pass
     reading, writing = os.pipe()
     try:
-        with pytest.raises(OSError, match="file or on a block device"):
+        with pytest.raises(OSError, match="neither a regular file nor a block device"):
             Builder(writing, nr_data_blocks=1)
     finally:
         os.close(reading)

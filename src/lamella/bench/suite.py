@@ -11,22 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lamella.bench import (
-    blocks,
-    costs,
-    driver_costs,
-    file_deltas,
-    gate,
-    image_tasks,
-    machine,
-    peers,
-    pool,
-    snapshots,
-    thin,
-    thin_text,
-    uppers,
-    workloads,
-)
+from lamella.bench import block_level, costs, driver_costs, gate, image_tasks, machine, peers, snapshots, uppers, workloads
 from lamella.bench.corpus import Corpus, make_corpus, tree_of
 from lamella.bench.gate import Figure
 from lamella.bench.ground import Btrfs, Ext4, Tmpfs, memory_folder, remove
@@ -105,7 +90,7 @@ def run_suite(
     result.load["after"] = machine.load()
     found = {(run.panel, run.fs, run.contender): run for run in result.runs}
     entries = result.corpus.get("entries", 0)
-    result.figures = gate.judge((*gate.TARGETS, *thin_text.TARGETS, *pool.TARGETS, *_costs(quick=quick)), found, entries)
+    result.figures = gate.judge((*gate.TARGETS, *block_level.TARGETS, *_costs(quick=quick)), found, entries)
     return result
 
 
@@ -237,20 +222,14 @@ class _FreePart:
         """List them."""
         tmpfs, btrfs = Tmpfs(home), _btrfs(home)
         return [
-            thin_text.thin_text(tmpfs, quick=self._quick),
-            *thin_text.extents(tmpfs, quick=self._quick),
-            blocks.compare_buffers(tmpfs, quick=self._quick),
-            blocks.compare_files(tmpfs, quick=self._quick),
-            pool.pool_map(tmpfs, quick=self._quick),
+            *block_level.panels(tmpfs, quick=self._quick),
             uppers.upper_diff(tmpfs, quick=self._quick),
             costs.calls(home, tmpfs, quick=self._quick),
             costs.memory(home, tmpfs, quick=self._quick),
             costs.memory_of_diff(tmpfs, quick=self._quick),
             snapshots.snapshot_diff(btrfs, quick=self._quick),
-            file_deltas.file_delta(tmpfs, quick=self._quick),
             snapshots.union_find(tmpfs, quick=self._quick),
             snapshots.union_read(tmpfs, quick=self._quick),
-            thin.thin(tmpfs, quick=self._quick),
             *(driver_costs.driver_costs(ground, quick=self._quick) for ground in (_disk(home), btrfs)),
         ]
 

@@ -7,20 +7,18 @@ Writing to blocks that are mapped already changes leaves, and makes none; only w
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
-import stat
-import struct
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella._kernels import thinbuild, thinmeta
+from lamella._kernels import thinbuild
+from lamella.block.devices import address_space, open_device, write_all
 from lamella.block.extents import ExtentTable
 from lamella.block.memory import BLOCK_NBYTES
-from lamella.block.metadata import MOST_BLOCKS, DeviceDetails, device_nblocks
+from lamella.block.metadata import DETAILS, DeviceDetails, metadata_nblocks, sealed
 from lamella.block.superblock import SpaceMapRoot, Superblock
 from lamella.errors import PoolFullError
 
@@ -29,8 +27,6 @@ __all__ = ["Builder", "output_device"]
 _ROOM = 256  # blocks that are written at once
 _LEAST_BLOCKS = 10  # thin_restore takes no less
 _BITMAPS = 64  # bitmaps that are made at once
-_DETAILS = struct.Struct("<QQII")
-_MAP_NORESERVE = 0x4000  # address space is no promise of memory
 _NO_POOL = b"\xff" * BLOCK_NBYTES  # not zeros: the kernel would take the device for a new one
 
 Words = NDArray[np.uint64]
@@ -39,8 +35,7 @@ Words = NDArray[np.uint64]
 @contextlib.contextmanager
 def output_device(path: str | os.PathLike[str]) -> Iterator[int]:
     """Open a file or block device that is there for new metadata; ``OSError`` (EBUSY) where a device is in use."""
-    is_device = stat.S_ISBLK(os.stat(path).st_mode)
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if is_device else 0))
+    fd = open_device(path, write=True)
     try:
         yield fd
     finally:
@@ -55,7 +50,7 @@ class Builder:
 
     def __init__(self, fd: int, *, nr_data_blocks: int) -> None:
         self.fd = fd
-        self.nblocks = min(device_nblocks(fd), MOST_BLOCKS)
+        self.nblocks = metadata_nblocks(fd)
         self.next = 1
         if self.nblocks < _LEAST_BLOCKS or nr_data_blocks > self.nblocks * thinbuild.BITMAP_COUNTS:
             self._refuse()
@@ -64,7 +59,7 @@ class Builder:
         self._packer = np.zeros(thinbuild.PACKER_NBYTES, np.uint8)
         self._counts = _zeros(nr_data_blocks)
         self._devices: dict[int, tuple[int, bytes]] = {}
-        self._write(0, memoryview(_NO_POOL))
+        write_all(fd, memoryview(_NO_POOL), 0)
         os.fsync(fd)
 
     def add(self, device: DeviceDetails, tables: Iterator[ExtentTable]) -> None:
@@ -83,7 +78,7 @@ class Builder:
         n, mapped, _ = thinbuild.last_leaves(self._packer, self._room, self._keys, self._numbers)
         level.append(self._take(n))
         root = self._above(*(np.concatenate(parts) for parts in zip(*level, strict=True)))
-        details = _DETAILS.pack(mapped, device.transaction_id, device.creation_time, device.snapshotted_time)
+        details = DETAILS.pack(mapped, device.transaction_id, device.creation_time, device.snapshotted_time)
         self._devices[device.dev_id] = root, details
 
     def __contains__(self, dev_id: int) -> bool:
@@ -96,14 +91,12 @@ class Builder:
         roots = b"".join(self._devices[dev_id][0].to_bytes(8, "little") for dev_id in ids)
         data_root = self._tree(keys, np.frombuffer(roots, np.uint8), 8)
         details = b"".join(self._devices[dev_id][1] for dev_id in ids)
-        details_root = self._tree(keys, np.frombuffer(details, np.uint8), _DETAILS.size)
+        details_root = self._tree(keys, np.frombuffer(details, np.uint8), DETAILS.size)
         data_sm = self._data_map()
         metadata_sm = self._metadata_map()
         os.fsync(self.fd)
         done = _filled(superblock, data_root, details_root, data_sm, metadata_sm)
-        block = np.frombuffer(bytearray(done.pack()), np.uint8)
-        thinmeta.seal(block, 0, thinmeta.SALT_SUPERBLOCK)
-        self._write(0, block.data)
+        write_all(self.fd, sealed(done), 0)
         os.fsync(self.fd)
         return done
 
@@ -184,22 +177,13 @@ class Builder:
     def _append(self, n: int) -> None:
         """Write ``n`` blocks of the room behind those written so far."""
         self._ensure(n)
-        self._write(self.next, memoryview(self._room)[: n * BLOCK_NBYTES])
+        write_all(self.fd, memoryview(self._room)[: n * BLOCK_NBYTES], self.next * BLOCK_NBYTES)
         self.next += n
-
-    def _write(self, number: int, data: memoryview[Any]) -> None:
-        at = number * BLOCK_NBYTES
-        while data:
-            n = os.pwrite(self.fd, data, at)
-            data, at = data[n:], at + n
 
 
 def _zeros(n: int) -> NDArray[np.uint32]:
     """Return counts that take memory where they are not zero only."""
-    if n == 0:
-        return np.zeros(0, np.uint32)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, n * 4, flags=flags), np.uint32)
+    return np.frombuffer(address_space(n * 4), np.uint32) if n else np.zeros(0, np.uint32)
 
 
 def _filled(

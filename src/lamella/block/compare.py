@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import blocks
+from lamella.block.devices import device_nbytes
 from lamella.errors import TruncatedError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def differing_files(a: int, b: int, block_size: int) -> Runs:
     Blocks where both have a hole are not read. TruncatedError if one becomes shorter meanwhile. The descriptors' offsets
     are moved.
     """
-    common, tail = _shares(_size(a), _size(b), block_size)
+    common, tail = _shares(device_nbytes(a), device_nbytes(b), block_size)
     return _joined([*_compared_files(a, b, common, block_size), tail])
 
 
@@ -115,10 +116,6 @@ def _joined(found: list[_Found]) -> Runs:
     opens = np.flatnonzero(np.concatenate(([True], begin[1:] != end[:-1]))[: len(begin)])
     closes = np.append(opens[1:], len(begin))[: len(opens)] - 1
     return Runs(begin[opens], end[closes] - begin[opens])
-
-
-def _size(fd: int) -> int:
-    return os.lseek(fd, 0, os.SEEK_END)  # of a device, fstat tells nothing
 
 
 def _next_data(fd: int, at: int, end: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import thinpool
+from lamella.block.devices import device_nbytes, write_all
 
 __all__ = ["DataFile", "Run", "runs_of"]
 
@@ -42,7 +43,7 @@ class DataFile:
     @property
     def nblocks(self) -> int:
         """Whole blocks that there are."""
-        return os.lseek(self.fd, 0, os.SEEK_END) // self.nbytes
+        return device_nbytes(self.fd) // self.nbytes
 
     def read(self, into: memoryview, offset: int) -> None:
         """Fill ``into``."""
@@ -55,9 +56,7 @@ class DataFile:
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of ``data``."""
         self.dirty = True
-        while data:
-            n = os.pwrite(self.fd, data, offset)
-            data, offset = data[n:], offset + n
+        write_all(self.fd, data, offset)
 
     def copy(self, source: int, target: int, nbytes: int) -> None:
         """Copy bytes from one offset to another."""

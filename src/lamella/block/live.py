@@ -10,7 +10,7 @@ from errno import EBADF, EINVAL, EIO, EOPNOTSUPP
 
 import numpy as np
 
-from lamella._kernels import thinpool
+from lamella._kernels import thinpool, thinspace
 from lamella.block.datafile import DataFile
 from lamella.block.mapping import Column, Mapping, Plan
 from lamella.block.metadata import Metadata
@@ -209,7 +209,7 @@ class LivePool:
             if data_blocks < space["data_blocks"]:
                 raise OSError(EINVAL, f"data device ({data_blocks} blocks) too small: expected {space['data_blocks']}")
             if self.may_write and (nblocks, data_blocks) != (space.nblocks, space["data_blocks"]):
-                bitmaps = (data_blocks - space["data_blocks"]) // 16320 + 2
+                bitmaps = (data_blocks - space["data_blocks"]) // thinspace.COUNTS + 2
                 if nblocks == space.nblocks:
                     self._room(1, more=2 * bitmaps)
                 with self._changing():

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella._kernels import thinpool, thintree
+from lamella.block.metadata import DETAILS
 from lamella.block.transaction import Transaction
 from lamella.errors import MetadataError
 
 __all__ = ["Mapping", "Plan"]
 
 Column = NDArray[np.int64]
-DETAILS = struct.Struct("<QQII")
 ROOT = struct.Struct("<Q")
 _FREED = 1 << 16
 _FEW = 1024  # blocks that are not worth sorting

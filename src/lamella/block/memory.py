@@ -8,10 +8,11 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.block.devices import address_space
+
 BLOCK_NBYTES = 4096
 SLACK = 3  # blocks behind a buffer of nodes, as kernels demand
 WINDOW = 64
-_MAP_NORESERVE = 0x4000  # address space is no promise of memory
 
 
 class Memory:
@@ -23,9 +24,8 @@ class Memory:
     """
 
     def __init__(self, nblocks: int, *, window: bool = False, huge: bool = False) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self.nblocks = nblocks
-        self.arena = mmap.mmap(-1, (nblocks + SLACK) * BLOCK_NBYTES, flags=flags)
+        self.arena = address_space((nblocks + SLACK) * BLOCK_NBYTES)
         if huge:
             with contextlib.suppress(OSError):  # a system without them
                 self.arena.madvise(mmap.MADV_HUGEPAGE)

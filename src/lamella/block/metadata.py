@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-import stat
+import struct
 from collections.abc import Iterator
-from errno import ENODATA, ENOTBLK
+from errno import ENODATA
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella._kernels import thinmeta
+from lamella._kernels import thincount, thinmeta
+from lamella.block.devices import device_nbytes, open_device
 from lamella.block.extents import ExtentTable
 from lamella.block.memory import BLOCK_NBYTES, Memory, new_window
 from lamella.block.superblock import Superblock, is_unformatted
 from lamella.errors import MetadataError
 
-__all__ = ["DeviceDetails", "Metadata"]
+__all__ = ["DETAILS", "MOST_BLOCKS", "DeviceDetails", "Metadata", "load_superblock", "metadata_nblocks", "sealed"]
 
-MOST_BLOCKS = 255 * 16320  # what the one index block of the metadata's space map can count
+MOST_BLOCKS = 255 * thincount.PER_BITMAP  # what the one index block of the metadata's space map can count
 BATCH = 16384
+DETAILS = struct.Struct("<QQII")  # a value of the tree of details: the fields of DeviceDetails but the id
 _DETAILS = np.dtype([("mapped", "<u8"), ("transaction", "<u8"), ("creation", "<u4"), ("snapshotted", "<u4")])
 _ROOT = np.dtype([("root", "<u8")])
 
@@ -57,7 +59,7 @@ class Metadata:
         A device that the kernel uses is opened for its snapshot only.
         """
         live = snapshot is None or snapshot is False
-        fd = source if isinstance(source, int) else _open(source, exclusive=live)
+        fd = source if isinstance(source, int) else open_device(source, write=False, exclusive=live)
         try:
             opened = cls._load(fd, None if live else snapshot)
         except BaseException:
@@ -69,7 +71,7 @@ class Metadata:
 
     @classmethod
     def _load(cls, fd: int, snapshot: int | bool | None) -> Metadata:
-        memory = Memory(min(device_nblocks(fd), MOST_BLOCKS))
+        memory = Memory(metadata_nblocks(fd))
         found = load_superblock(memory, fd)
         if snapshot is None:
             return cls(memory, fd, found)
@@ -150,12 +152,9 @@ class Metadata:
         return cursor
 
 
-def device_nblocks(fd: int) -> int:
-    """Return how many whole blocks a file or a block device has."""
-    kind = os.fstat(fd).st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-        raise OSError(ENOTBLK, "metadata lies in a file or on a block device")
-    return os.lseek(fd, 0, os.SEEK_END) // BLOCK_NBYTES
+def metadata_nblocks(fd: int) -> int:
+    """Return how many blocks of a device metadata can use."""
+    return min(device_nbytes(fd) // BLOCK_NBYTES, MOST_BLOCKS)
 
 
 def load_superblock(memory: Memory, fd: int, number: int = 0) -> Superblock:
@@ -173,7 +172,8 @@ def _block(memory: Memory, number: int) -> bytes:
     return memory.arena[number * BLOCK_NBYTES : (number + 1) * BLOCK_NBYTES]
 
 
-def _open(path: str | os.PathLike[str], *, exclusive: bool) -> int:
-    """Open for reading; a block device that is in use is refused (EBUSY) where ``exclusive`` is asked for."""
-    is_device = stat.S_ISBLK(os.stat(path).st_mode)
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_EXCL if exclusive and is_device else 0))
+def sealed(superblock: Superblock) -> memoryview:
+    """Return block 0 as it is written, with its checksum."""
+    block = bytearray(superblock.pack())
+    thinmeta.seal(block, 0, thinmeta.SALT_SUPERBLOCK)
+    return memoryview(block)

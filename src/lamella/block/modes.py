@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from errno import EBUSY, EINVAL
 from typing import NamedTuple
 
+from lamella.block.devices import open_device
+
 __all__ = ["PoolMode", "PoolUsage", "check_block_size", "exclusively"]
 
 STEP, MOST = 1 << 16, 1 << 30
@@ -53,7 +55,7 @@ def exclusively(*paths: str | os.PathLike[str]) -> Iterator[list[int]]:
     fds: list[int] = []
     try:
         for path in paths:
-            fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | _exclusive(path)))
+            fds.append(_open(path))
             try:
                 fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -65,9 +67,8 @@ def exclusively(*paths: str | os.PathLike[str]) -> Iterator[list[int]]:
         raise
 
 
-def _exclusive(path: str | os.PathLike[str]) -> int:
-    """Return the flag that asks for a block device alone; it means something else for a file."""
+def _open(path: str | os.PathLike[str]) -> int:
     kind = os.stat(path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
         raise OSError(EINVAL, "neither a regular file nor a block device", os.fspath(path))
-    return os.O_EXCL if stat.S_ISBLK(kind) else 0
+    return open_device(path, write=True)

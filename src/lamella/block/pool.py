@@ -19,8 +19,8 @@ from lamella.block.delta import compare_roots
 from lamella.block.device import ThinDevice
 from lamella.block.extents import DeltaTable, ExtentTable
 from lamella.block.live import LivePool
-from lamella.block.mapping import DETAILS, record
-from lamella.block.metadata import Metadata, load_superblock
+from lamella.block.mapping import record
+from lamella.block.metadata import DETAILS, Metadata, load_superblock
 from lamella.block.modes import PoolUsage, check_block_size, exclusively
 from lamella.block.superblock import is_unformatted
 from lamella.block.transaction import MetadataDevice, Transaction

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from lamella._kernels import thinspace
 from lamella.block.memory import Memory
 
-__all__ = ["BOOKS", "MOST_BLOCKS", "Space"]
+__all__ = ["BOOKS", "Space"]
 
 BOOKS = (
     "time", "held_root", "n_free", "n_held", "n_over", "cursor", "index", "counts", "counts_nodes",
     "data_blocks", "data_used", "data_held", "data_cursor", "data_index", "data_index_nodes",
     "data_counts", "data_counts_nodes", "mapping", "mapping_nodes", "details", "details_nodes",
 )  # fmt: skip
-MOST_BLOCKS = 255 * thinspace.COUNTS  # that a metadata space map has room for
 _AT = {name: place for place, name in enumerate(BOOKS)}
 _RUNS = 1024
 _NONE = -1

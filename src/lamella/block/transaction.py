@@ -12,10 +12,11 @@ from errno import EINVAL
 
 import numpy as np
 
-from lamella._kernels import thinmeta, thintree
+from lamella._kernels import thintree
+from lamella.block.devices import write_all
 from lamella.block.memory import BLOCK_NBYTES, Memory
-from lamella.block.metadata import device_nblocks, load_superblock
-from lamella.block.space import MOST_BLOCKS, Space
+from lamella.block.metadata import load_superblock, metadata_nblocks, sealed
+from lamella.block.space import Space
 from lamella.block.superblock import NEEDS_CHECK, SpaceMapRoot, Superblock
 from lamella.errors import MetadataError
 
@@ -33,13 +34,11 @@ class MetadataDevice:
     @property
     def nblocks(self) -> int:
         """Blocks that can be used."""
-        return min(device_nblocks(self.fd), MOST_BLOCKS)
+        return metadata_nblocks(self.fd)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write all of ``data`` at a byte offset."""
-        while data:
-            n = os.pwrite(self.fd, data, offset)
-            data, offset = data[n:], offset + n
+        write_all(self.fd, data, offset)
 
     def sync(self) -> None:
         """Return when everything written so far would survive a loss of power."""
@@ -103,9 +102,7 @@ class Transaction:
         )
 
     def _write(self, superblock: Superblock) -> None:
-        block = bytearray(superblock.pack())
-        thinmeta.seal(block, 0, thinmeta.SALT_SUPERBLOCK)
-        self.device.write(0, memoryview(block))
+        self.device.write(0, sealed(superblock))
         self.device.sync()
 
     def give_up(self) -> None:
