@@ -10,8 +10,8 @@ from libc.string cimport memset, strerror
 from lamella._kernels._crc32c cimport lam_crc32c_four
 from lamella._kernels._syscall cimport lam_call
 from lamella._kernels._thindisk cimport (
-    FAULT_CHECKSUM, FAULT_COUNT, FAULT_DEPTH, FAULT_NODE, FAULT_NONE, FAULT_ORDER, FAULT_PLACE, FAULT_RANGE, FAULT_READ,
-    FAULT_SPARSE, FAULT_TWICE, META_BLOCK, SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_n, node_value)
+    FAULT_CHECKSUM, FAULT_DEPTH, FAULT_NONE, FAULT_PLACE, FAULT_RANGE, FAULT_READ, MAX_DEPTH, META_BLOCK, NODE_INTERNAL,
+    SALT_NODE, SLACK, FaultKind, block_sum, get32, get64, node_fault, node_flags, node_n, node_value)
 
 cdef extern from *:
     """
@@ -120,6 +120,19 @@ cdef inline uint8_t* meta_node(Meta* m, uint64_t number, uint32_t leaf_size) noe
             return NULL
     return node
 
+cdef inline int meta_height(Meta* m, uint64_t root, uint32_t leaf_size) noexcept nogil:
+    """Count the nodes on the way from a root to its first leaf; -1 and a fault."""
+    cdef const uint8_t* node
+    cdef int height
+    for height in range(1, MAX_DEPTH + 1):
+        node = meta_node(m, root, leaf_size)
+        if node == NULL:
+            return -1
+        if node_flags(node) != NODE_INTERNAL:
+            return height
+        root = get64(node_value(node, 0))
+    return meta_fail(m, root, FAULT_DEPTH)
+
 cdef inline int64_t meta_run(const uint8_t* parent, uint32_t i) noexcept nogil:
     """Count the children from ``i`` on whose blocks follow each other, at most WINDOW."""
     cdef uint64_t first = get64(node_value(parent, i))
@@ -176,26 +189,9 @@ cdef inline int meta_raise(const Meta* m) except -1:
     from lamella.errors import MetadataError
     if m.fault == FAULT_READ and m.err:
         raise OSError(m.err, f"metadata block {m.bad}: {strerror(m.err).decode('utf-8', 'replace')}")
-    if m.fault == FAULT_READ:
-        what = "the device ends before it"
-    elif m.fault == FAULT_RANGE:
-        what = f"outside the device of {m.n_blocks} blocks"
-    elif m.fault == FAULT_CHECKSUM:
-        what = "checksum is wrong, or it is of another kind"
-    elif m.fault == FAULT_PLACE:
-        what = "has another block's number"
-    elif m.fault == FAULT_NODE:
-        what = "header of a tree node is wrong"
-    elif m.fault == FAULT_ORDER:
-        what = "keys are out of order"
-    elif m.fault == FAULT_DEPTH:
-        what = "nodes form a circle"
-    elif m.fault == FAULT_SPARSE:
-        what = "a tree node has too few entries"
-    elif m.fault == FAULT_TWICE:
-        what = "is part of something else, too"
-    elif m.fault == FAULT_COUNT:
-        what = "reference count is wrong"
-    else:
-        what = "a value that cannot be"
+    what = (
+        "nothing", f"outside the device of {m.n_blocks} blocks", "the device ends before it",
+        "checksum is wrong, or it is of another kind", "has another block's number", "header of a tree node is wrong",
+        "keys are out of order", "nodes form a circle", "a value that cannot be", "a tree node has too few entries",
+        "is part of something else, too", "reference count is wrong", "no block is free")[m.fault]
     raise MetadataError(f"metadata block {m.bad}: {what}", block=m.bad)

@@ -44,7 +44,7 @@ cdef enum:
     SLACK = 3                    # blocks behind a buffer of nodes; see node_max
     MAX_DEPTH = 16               # of a tree; 252 ** 8 keys exceed 64 bits, so a deeper one is a circle
 
-cdef enum FaultKind:             # what is wrong with a block; lamella.block.metadata has the words
+cdef enum FaultKind:             # what is wrong with a block; meta_raise has the words, in this order
     FAULT_NONE = 0
     FAULT_RANGE = 1              # the number is outside the device
     FAULT_READ = 2               # the device did not give it (errno), or ended before it

@@ -4,9 +4,9 @@ Descents of GROUP blocks come first, and the leaves they lead to are on their wa
 lies in the leaf of the one before it is not descended for.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from lamella._kernels._thinblocks cimport Meta, meta_fail, meta_node
+from lamella._kernels._thinblocks cimport Meta, meta_height, meta_node
 from lamella._kernels._thindisk cimport (
-    FAULT_DEPTH, FAULT_NONE, MAPPING_SIZE, MAX_DEPTH, META_BLOCK, NODE_HEADER, NODE_INTERNAL, TIME_BITS, get64, node_flags,
+    FAULT_NONE, MAPPING_SIZE, META_BLOCK, NODE_HEADER, NODE_INTERNAL, TIME_BITS, get64, node_flags,
     node_key, node_n, node_value)
 from lamella._kernels._thinnode cimport node_seek
 from lamella._kernels.thintree cimport tree_find
@@ -18,19 +18,6 @@ cdef enum:
     GROUP = 16                   # look-ups under way at a time
     LEAF_ENTRIES = 252           # of a leaf of mappings
     TIME_MASK = 0xffffff
-
-cdef inline int tree_depth(Meta* m, uint64_t root) noexcept nogil:
-    """Count the nodes on the way to the first leaf of a device's tree; -1."""
-    cdef const uint8_t* node
-    cdef int depth
-    for depth in range(1, MAX_DEPTH):
-        node = meta_node(m, root, MAPPING_SIZE)
-        if node == NULL:
-            return -1
-        if node_flags(node) != NODE_INTERNAL:
-            return depth
-        root = get64(node_value(node, 0))
-    return meta_fail(m, root, FAULT_DEPTH)
 
 cdef struct Finger:              # where the last look-up went
     uint64_t leaf                # block
@@ -97,7 +84,7 @@ cdef inline int look_up(Meta* m, uint64_t root, const int64_t* blocks, Py_ssize_
     cdef uint64_t leaves[GROUP]
     cdef Py_ssize_t k, at, end
     cdef uint64_t key
-    cdef int depth = tree_depth(m, root)
+    cdef int depth = meta_height(m, root, MAPPING_SIZE)
     if depth < 0:
         return -1
     f.leaf, f.low, f.high = root, 1, 0

@@ -3,9 +3,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 from lamella._kernels._status cimport BAD_FORMAT, OK, OUTPUT_FULL, OVER_LIMIT
 from lamella._kernels._thindisk cimport (
-    BITMAP_COUNTS as _BITMAP_COUNTS, BITMAP_HEADER, ENTRY_SIZE, INDEX_ENTRIES as _INDEX_ENTRIES, INDEX_HEADER, MAPPING_SIZE,
-    META_BLOCK, NODE_HEADER, NODE_INTERNAL, NODE_LEAF, SALT_BITMAP, SALT_INDEX, SALT_NODE, TIME_BITS, block_seal, node_fits,
-    put32, put64)
+    BITMAP_COUNTS as _BITMAP_COUNTS, ENTRY_SIZE, INDEX_ENTRIES as _INDEX_ENTRIES, INDEX_HEADER, MAPPING_SIZE, META_BLOCK,
+    NODE_INTERNAL, NODE_LEAF, SALT_BITMAP, SALT_INDEX, SALT_NODE, TIME_BITS, bitmap_put, block_seal, node_fits, put32, put64)
+from lamella._kernels._thinnode cimport node_at, node_begin, node_count, node_key_at
 
 PACKER_NBYTES, BLOCK_NBYTES, ENTRY_NBYTES = sizeof(Packer), META_BLOCK, ENTRY_SIZE
 BITMAP_COUNTS, INDEX_ENTRIES = _BITMAP_COUNTS, _INDEX_ENTRIES
@@ -16,15 +16,12 @@ BITMAP_COUNTS, INDEX_ENTRIES = _BITMAP_COUNTS, _INDEX_ENTRIES
 cdef void _node(const uint64_t* keys, const uint8_t* values, uint32_t n, uint32_t size, uint32_t flags, uint64_t number,
                 uint8_t* node) noexcept nogil:
     """Write a node; values are as they stand on disk."""
-    cdef uint32_t fits = node_fits(size), i
-    memset(node, 0, META_BLOCK)
-    put32(node + 4, flags)
-    put32(node + 16, n)
-    put32(node + 20, fits)
-    put32(node + 24, size)
+    cdef uint32_t i
+    node_begin(node, number, flags, size)
+    node_count(node, n)
     for i in range(n):
-        put64(node + NODE_HEADER + 8 * <size_t>i, keys[i])
-    memcpy(node + NODE_HEADER + 8 * <size_t>fits, values, n * <size_t>size)
+        put64(node_key_at(node, i), keys[i])
+    memcpy(node_at(node, 0), values, n * <size_t>size)
     block_seal(node, number, SALT_NODE)
 
 
@@ -123,8 +120,7 @@ cdef void pack_bitmap(const uint32_t* counts, Py_ssize_t n, uint64_t number, uin
             n_free += 1
             if first_free < 0:
                 first_free = i
-        # of each pair the lower bit is the greater one
-        block[BITMAP_HEADER + i // 4] |= <uint8_t>(((count & 1) << 1 | count >> 1) << (i % 4 * 2))
+        bitmap_put(block, <uint32_t>i, count)
     put64(entry, number)
     put32(entry + 8, n_free + <uint32_t>(_BITMAP_COUNTS - n))
     put32(entry + 12, <uint32_t>(first_free if first_free >= 0 else n))

@@ -1,8 +1,8 @@
 """Compare two trees of mappings: see thindelta.pxd for the contract."""
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uint32_t
-from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_fail, meta_node, meta_raise
+from lamella._kernels._thinblocks cimport Meta, meta_acquire, meta_fail, meta_height, meta_raise
 from lamella._kernels._thindisk cimport (
-    FAULT_DEPTH, FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, MAX_DEPTH, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key,
+    FAULT_NONE, FAULT_VALUE, MAPPING_SIZE, NODE_INTERNAL, TIME_BITS, get64, node_flags, node_key,
     node_n, node_value)
 from lamella._kernels._thinwalk cimport (
     KEY_MOST, Level, Walk, walk_acquire, walk_down, walk_enter, walk_node, walk_open, walk_release, walk_up)
@@ -72,21 +72,6 @@ cdef inline int _down(Side* s) noexcept nogil:
     cdef int got = walk_down(&s.m, s.w, s.node)
     s.node = NULL
     return got
-
-
-cdef int64_t _height(Meta* m, uint64_t root) noexcept nogil:
-    """Count the levels of a tree; -1 and a fault."""
-    cdef int64_t levels = 0
-    cdef const uint8_t* node
-    while levels < MAX_DEPTH:
-        node = meta_node(m, root, MAPPING_SIZE)
-        if node == NULL:
-            return -1
-        levels += 1
-        if node_flags(node) != NODE_INTERNAL:
-            return levels
-        root = get64(node_value(node, 0))
-    return meta_fail(m, root, FAULT_DEPTH)
 
 
 cdef int _outside(Side* s) noexcept nogil:
@@ -219,9 +204,9 @@ def open_delta(uint8_t[::1] arena not None, uint8_t[::1] state not None, int fd,
         d.right.depth, d.left.depth, d.shared = 0, 1 if same else 0, 0 if same else -1
         return
     with nogil:
-        d.left_height = _height(&m, left_root)
+        d.left_height = meta_height(&m, left_root, MAPPING_SIZE)
         if d.left_height > 0:
-            d.right_height = _height(&m, right_root)
+            d.right_height = meta_height(&m, right_root, MAPPING_SIZE)
     d.left.n_reads = m.n_reads
     if d.left_height < 0 or d.right_height < 0:
         meta_raise(&m)

@@ -3,11 +3,11 @@ from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strerror
 from lamella._kernels._syscall cimport lam_call
-from lamella._kernels._thinblocks cimport AS_SUPERBLOCK, meta_fail
+from lamella._kernels._thinblocks cimport AS_SUPERBLOCK, meta_fail, meta_height
 from lamella._kernels._thindisk cimport (
     BITMAP_COUNTS, DETAILS_SIZE, FAULT_VALUE, MAPPING_SIZE, META_BLOCK, TIME_BITS, get64, node_find, node_key, node_n,
     node_value, put64)
-from lamella._kernels._thinlook cimport LEAF_ENTRIES, TIME_MASK, look_up, tree_depth
+from lamella._kernels._thinlook cimport LEAF_ENTRIES, TIME_MASK, look_up
 from lamella._kernels._thinnode cimport node_at, node_full, node_insert, node_seek
 from lamella._kernels._thintxn cimport (
     LEAF_DATA, LEAF_PLAIN, LEAF_TREES, Tree, Txn, block_drop, block_new, block_take, txn_acquire, txn_raise, txn_release)
@@ -46,7 +46,7 @@ cdef int64_t _need(Txn* t, uint64_t root, int64_t n, int64_t n_insert, int64_t s
 
     The bound is close only where ``spare`` makes that matter.
     """
-    cdef int64_t depth = tree_depth(&t.m, root), one, nodes, leaves, inner
+    cdef int64_t depth = meta_height(&t.m, root, MAPPING_SIZE), one, nodes, leaves, inner
     if depth < 0:
         return -1
     one = min(t.b.mapping.n_nodes, 4) + 2 * depth + 1 + _owners_need(t, LEAF_ENTRIES + 2) + 3 * (depth + 4)
