@@ -45,13 +45,15 @@ class DataFile:
         """Whole blocks that there are."""
         return device_nbytes(self.fd) // self.nbytes
 
-    def read(self, into: memoryview, offset: int) -> None:
-        """Fill ``into``."""
-        while into:
-            n = os.preadv(self.fd, [into], offset)
-            if n == 0:
-                raise OSError(errno.EIO, f"the data device ends at byte {offset}")
-            into, offset = into[n:], offset + n
+    def pread(self, nbytes: int, offset: int) -> bytes:
+        """Return ``nbytes`` bytes."""
+        found = os.pread(self.fd, nbytes, offset)
+        while len(found) < nbytes:
+            more = os.pread(self.fd, nbytes - len(found), offset + len(found))
+            if not more:
+                raise OSError(errno.EIO, f"the data device ends at byte {offset + len(found)}")
+            found += more
+        return found
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of ``data``."""
@@ -70,9 +72,7 @@ class DataFile:
                 n = 0
             if n == 0:
                 n = min(nbytes, _CHUNK)
-                piece = memoryview(bytearray(n))
-                self.read(piece, source)
-                self.write(piece, target)
+                self.write(memoryview(self.pread(n, source)), target)
             source, target, nbytes = source + n, target + n, nbytes - n
 
     def zero(self, offset: int, nbytes: int) -> None:

@@ -83,19 +83,16 @@ class ThinDevice:
             mapping = self._open()
             blocks = self._blocks(offset, nbytes) if nbytes else np.empty(0, np.int64)
             data, _ = mapping.lookup(blocks)
-            found = bytearray(nbytes)
-            for begin, end, at in self._spans(data, offset, memoryview(found)):
-                if at >= 0:
-                    data_file.read(memoryview(found)[begin:end], at)
-        return bytes(found)
+            spans = self._spans(data, offset, nbytes)
+            return b"".join([data_file.pread(end - begin, at) if at >= 0 else bytes(end - begin) for begin, end, at in spans])
 
-    def _spans(self, data: Column, offset: int, view: memoryview) -> list[tuple[int, int, int]]:
-        """Cut ``view``, the bytes from ``offset`` on, where data blocks do not follow each other: begin, end, data offset."""
+    def _spans(self, data: Column, offset: int, nbytes: int) -> list[tuple[int, int, int]]:
+        """Cut ``nbytes`` from ``offset`` on where data blocks do not follow each other: begin, end, data offset or -1."""
         size = self._pool.block_size
         first, spans = offset // size * size, []
         for place, block, length in runs_of(data):
             begin = max(first + place * size, offset)
-            end = min(first + (place + length) * size, offset + len(view))
+            end = min(first + (place + length) * size, offset + nbytes)
             at = -1 if block < 0 else block * size + begin - (first + place * size)
             spans.append((begin - offset, end - offset, at))
         return spans
@@ -132,7 +129,7 @@ class ThinDevice:
             self._complete(data_file, plan, 0, 0, head)
         if tail:
             self._complete(data_file, plan, len(plan.blocks) - 1, size - tail, size)
-        for begin, end, at in self._spans(plan.target, offset, view):
+        for begin, end, at in self._spans(plan.target, offset, len(view)):
             if at < 0:
                 raise OSError(EIO, "a block has no place")
             data_file.write(view[begin:end], at)

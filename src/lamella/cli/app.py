@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import NoReturn
 import click
 
 import lamella
+from lamella.cli.lazy import LazyGroup
 from lamella.cli.output import Interrupted, Output
 from lamella.cli.text import one_line
 
@@ -43,16 +43,8 @@ COMMANDS = {
 }
 
 
-class _Program(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"lamella.cli.{module}"), cmd_name)
-        return command
+class _Program(LazyGroup):
+    modules = COMMANDS
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

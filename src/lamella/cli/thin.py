@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
 import lamella
+from lamella.cli.lazy import LazyGroup
 
 __all__ = ["VERSION", "SnapshotCommand", "thin"]
 
@@ -35,16 +34,8 @@ class SnapshotCommand(click.Command):
         return super().parse_args(ctx, ["-m0" if i < end and arg in bare else arg for i, arg in enumerate(args)])
 
 
-class _Thin(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"lamella.cli.{module}"), cmd_name)
-        return command
+class _Thin(LazyGroup):
+    modules = COMMANDS
 
 
 @click.group(cls=_Thin, short_help="Read, check, compare and write metadata of thin pools.")
