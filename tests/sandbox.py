@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, NoReturn, Self
 
 import pytest
 
@@ -251,6 +251,11 @@ def serve(where: str, uid: int | None, mounted: bool) -> None:
             importlib.import_module("lamella.fuse.binding").load()
     _enter(where, uid, mounted)
     _load()  # a user namespace is entered by one thread alone, and libraries start their own
+    answer_calls(source, sink, where, _remove)
+
+
+def answer_calls(source: IO[bytes], sink: IO[bytes], where: str, clean: Callable[[Path], None]) -> NoReturn:
+    """Answer calls until ``source`` ends, each in a folder of its own that is cleaned then."""
     number = 0
     while len(header := source.read(8)) == 8:
         function, args, kwargs, timeout = pickle.loads(source.read(struct.unpack("<Q", header)[0]))
@@ -265,7 +270,7 @@ def serve(where: str, uid: int | None, mounted: bool) -> None:
         signal.alarm(0)
         sink.write(struct.pack("<Q", len(answer)) + answer)
         sink.flush()
-        _remove(folder)
+        clean(folder)
     os._exit(0)
 
 

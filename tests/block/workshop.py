@@ -10,21 +10,18 @@ import ctypes
 import faulthandler
 import fcntl
 import os
-import pickle
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import parts
-from tests.sandbox import PR_SET_PDEATHSIG, REPOSITORY, Sandbox
+from tests.sandbox import PR_SET_PDEATHSIG, REPOSITORY, Sandbox, answer_calls
 
 THROUGH = ("unshare", "--mount", "--propagation", "private")
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
@@ -49,24 +46,13 @@ def serve(where: str) -> None:
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     faulthandler.register(signal.SIGALRM, chain=True)  # where it was, when a call takes too long
-    number = 0
-    while len(header := source.read(8)) == 8:
-        function, args, kwargs, timeout = pickle.loads(source.read(struct.unpack("<Q", header)[0]))
-        signal.alarm(timeout)
-        number += 1
-        folder = Path(where, f"{number}")
-        folder.mkdir()
-        try:
-            answer = pickle.dumps((True, function(folder, *args, **kwargs)))
-        except BaseException:  # noqa: BLE001
-            answer = pickle.dumps((False, traceback.format_exc()))
-        signal.alarm(0)
-        for point in parts.mounts_below(folder):
-            ctypes.CDLL(None).umount2(os.fsencode(point), MNT_DETACH)
-        shutil.rmtree(folder, ignore_errors=True)
-        sink.write(struct.pack("<Q", len(answer)) + answer)
-        sink.flush()
-    os._exit(0)
+    answer_calls(source, sink, where, _clean)
+
+
+def _clean(folder: Path) -> None:
+    for point in parts.mounts_below(folder):
+        ctypes.CDLL(None).umount2(os.fsencode(point), MNT_DETACH)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
